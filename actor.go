@@ -1,0 +1,58 @@
+package levee
+
+import "context"
+
+// Roles is the set of roles an actor holds, one bit each.
+type Roles uint32
+
+// The ready roles. A customer buys; an operator runs products, sales and orders; an administrator also manages accounts.
+const (
+	RoleCustomer Roles = 1 << iota
+	RoleOperator
+	RoleAdministrator
+)
+
+// Has reports whether any of the wanted roles is held.
+func (r Roles) Has(any Roles) bool { return r&any != 0 }
+
+// Names returns the names of the roles in r, in a fixed order.
+func (r Roles) Names() []string {
+	var names []string
+	for _, n := range []struct {
+		role Roles
+		name string
+	}{{RoleCustomer, "customer"}, {RoleOperator, "operator"}, {RoleAdministrator, "administrator"}} {
+		if r.Has(n.role) {
+			names = append(names, n.name)
+		}
+	}
+	return names
+}
+
+// Actor is who a request or a piece of work is done for. The zero Actor is a visitor without an account.
+type Actor struct {
+	User    UserID
+	Session int64
+	Roles   Roles
+	// Rehearsal marks an invented buyer of a rehearsal. Only sales that are rehearsals sell to it, and to nobody else.
+	Rehearsal bool
+}
+
+// SignedIn reports whether the actor has an account.
+func (a Actor) SignedIn() bool { return a.User != 0 }
+
+// System is the actor of work that no person asked for: expiry, reconciliation, timed tasks.
+var System = Actor{User: 1, Roles: RoleOperator | RoleAdministrator}
+
+type actorKey struct{}
+
+// WithActor returns a context that carries the actor.
+func WithActor(ctx context.Context, a Actor) context.Context {
+	return context.WithValue(ctx, actorKey{}, a)
+}
+
+// ActorFrom returns the context's actor, or the zero Actor (a visitor).
+func ActorFrom(ctx context.Context) Actor {
+	a, _ := ctx.Value(actorKey{}).(Actor)
+	return a
+}

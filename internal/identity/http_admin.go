@@ -1,0 +1,273 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"levee"
+	"levee/internal/platform/limit"
+	"levee/internal/platform/obs"
+	"levee/internal/platform/web"
+)
+
+// parseRoles reads the names of roles; none gives 0.
+func parseRoles(names []string) (roles levee.Roles, err error) {
+	for i, name := range names {
+		switch name {
+		case "customer":
+			roles |= levee.RoleCustomer
+		case "operator":
+			roles |= levee.RoleOperator
+		case "administrator":
+			roles |= levee.RoleAdministrator
+		default:
+			return 0, levee.Invalid(fmt.Sprintf("roles[%d]", i), "customer, operator or administrator", name)
+		}
+	}
+	return roles, nil
+}
+
+type userListRequest struct {
+	Name     string `query:"name" doc:"How the name begins, without case" maxLength:"40"`
+	Phone    string `query:"phone" doc:"The whole number" maxLength:"32"`
+	Role     string `query:"role" enum:"customer,operator,administrator"`
+	Disabled string `query:"disabled" enum:"true,false"`
+	After    string `query:"after" doc:"The next of the page before" maxLength:"64"`
+	Limit    int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
+}
+
+type userList struct {
+	Body struct {
+		Items []userView `json:"items"`
+		Next  string     `json:"next,omitempty" doc:"Ask with after=this for the next page; absent on the last"`
+	}
+}
+
+type userPath struct {
+	ID string `path:"id" doc:"Public id, usr_…" maxLength:"64"`
+}
+
+type userAnswer struct{ Body userView }
+
+type disableRequest struct {
+	UserAgent string `header:"User-Agent" hidden:"true"`
+	ID        string `path:"id" doc:"Public id, usr_…" maxLength:"64"`
+	Body      struct {
+		Reason string `json:"reason" doc:"Why, for the other administrators; 1 to 500 characters"`
+	}
+}
+
+type enableRequest struct {
+	UserAgent string `header:"User-Agent" hidden:"true"`
+	ID        string `path:"id" doc:"Public id, usr_…" maxLength:"64"`
+}
+
+type rolesRequest struct {
+	UserAgent string `header:"User-Agent" hidden:"true"`
+	ID        string `path:"id" doc:"Public id, usr_…" maxLength:"64"`
+	Body      struct {
+		Roles []string `json:"roles" doc:"All roles that the account has from now on: customer, operator, administrator" maxItems:"3"`
+	}
+}
+
+type setPasswordRequest struct {
+	UserAgent string `header:"User-Agent" hidden:"true"`
+	ID        string `path:"id" doc:"Public id, usr_…" maxLength:"64"`
+	Body      struct {
+		Password string `json:"password" doc:"8 to 128 characters, hard to guess"`
+	}
+}
+
+type auditRequest struct {
+	Actor   string `query:"actor" doc:"Public id of who did it" maxLength:"64"`
+	Subject string `query:"subject" doc:"Public id of what it was done to" maxLength:"64"`
+	Action  string `query:"action" doc:"user.disabled, …" maxLength:"190"`
+	After   string `query:"after" doc:"The next of the page before" maxLength:"64"`
+	Limit   int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
+}
+
+type auditView struct {
+	ID        string          `json:"id"`
+	At        time.Time       `json:"at"`
+	Actor     string          `json:"actor" doc:"Public id of who did it, or system, or visitor"`
+	Action    string          `json:"action"`
+	Subject   string          `json:"subject" doc:"Public id of what it was done to"`
+	Before    json.RawMessage `json:"before,omitempty"`
+	After     json.RawMessage `json:"after,omitempty"`
+	Address   string          `json:"address,omitempty"`
+	RequestID string          `json:"request_id,omitempty"`
+}
+
+type auditList struct {
+	Body struct {
+		Items []auditView `json:"items"`
+		Next  string      `json:"next,omitempty" doc:"Ask with after=this for the next page; absent on the last"`
+	}
+}
+
+// adminRoutes adds what only administrators may do.
+func (s *Service) adminRoutes(w *web.Server) {
+	admin := func(method, path, id, summary string, status int, errs ...int) web.Route {
+		r := web.Route{Method: method, Path: path, ID: id, Summary: summary, Tag: "administration", Status: status,
+			Roles: levee.RoleAdministrator, Limit: limit.Write, BodyMax: 16 << 10, Errors: errs}
+		if method == "GET" {
+			r.Limit = limit.Read
+		}
+		return r
+	}
+	web.Add(w, admin("GET", "/v1/users", "listUsers", "Accounts, newest first", 200), s.handleListUsers)
+	web.Add(w, admin("GET", "/v1/users/{id}", "getUser", "One account", 200, 404),
+		func(ctx context.Context, in *userPath) (*userAnswer, error) {
+			return s.onUser(in.ID, func(id levee.UserID) (User, error) { return s.ByID(ctx, id) })
+		})
+	web.Add(w, admin("POST", "/v1/users/{id}/disable", "disableUser", "Shut an account and end its sessions at once", 200, 404, 409),
+		func(ctx context.Context, in *disableRequest) (*userAnswer, error) {
+			return s.onUser(in.ID, func(id levee.UserID) (User, error) {
+				return s.Disable(ctx, id, in.Body.Reason, from(ctx, in.UserAgent))
+			})
+		})
+	web.Add(w, admin("POST", "/v1/users/{id}/enable", "enableUser", "Open a disabled account again", 200, 404),
+		func(ctx context.Context, in *enableRequest) (*userAnswer, error) {
+			return s.onUser(in.ID, func(id levee.UserID) (User, error) { return s.Enable(ctx, id, from(ctx, in.UserAgent)) })
+		})
+	web.Add(w, admin("PUT", "/v1/users/{id}/roles", "setRoles", "Give an account other roles; they act at once", 200, 404, 409),
+		func(ctx context.Context, in *rolesRequest) (*userAnswer, error) {
+			roles, err := parseRoles(in.Body.Roles)
+			if err != nil {
+				return nil, inBody(err)
+			}
+			return s.onUser(in.ID, func(id levee.UserID) (User, error) {
+				return s.SetRoles(ctx, id, roles, from(ctx, in.UserAgent))
+			})
+		})
+	web.Add(w, admin("PUT", "/v1/users/{id}/password", "setPassword", "Give an account a new password and end its sessions", 204, 404, 503),
+		func(ctx context.Context, in *setPasswordRequest) (*struct{}, error) {
+			id, err := s.sealer.Open(levee.KindUser, in.ID)
+			if err != nil {
+				return nil, err
+			}
+			return nil, inBody(s.SetPassword(ctx, levee.UserID(id), obs.Secret(in.Body.Password), from(ctx, in.UserAgent)))
+		})
+	web.Add(w, admin("GET", "/v1/audit", "listAudit", "What was done by whom, newest first", 200), s.handleAudit)
+}
+
+// onUser opens the public id and shows what act returns.
+func (s *Service) onUser(public string, act func(id levee.UserID) (User, error)) (*userAnswer, error) {
+	id, err := s.sealer.Open(levee.KindUser, public)
+	if err != nil {
+		return nil, err
+	}
+	u, err := act(levee.UserID(id))
+	if err != nil {
+		return nil, inBody(err)
+	}
+	return &userAnswer{Body: s.viewUser(u)}, nil
+}
+
+// after reads the cursor of a list.
+func (s *Service) after(kind levee.Kind, public string) (int64, error) {
+	if public == "" {
+		return 0, nil
+	}
+	id, err := s.sealer.Open(kind, public)
+	if err != nil {
+		return 0, levee.Invalid("query.after", "the next of an earlier page", public)
+	}
+	return id, nil
+}
+
+func (s *Service) handleListUsers(ctx context.Context, in *userListRequest) (*userList, error) {
+	f := UserFilter{Name: in.Name, Phone: in.Phone, Page: levee.Page{Limit: in.Limit}}
+	var err error
+	if f.Page.After, err = s.after(levee.KindUser, in.After); err != nil {
+		return nil, err
+	}
+	if in.Role != "" {
+		if f.Roles, err = parseRoles([]string{in.Role}); err != nil {
+			return nil, err
+		}
+	}
+	if in.Disabled != "" {
+		disabled := in.Disabled == "true"
+		f.Disabled = &disabled
+	}
+	list, more, err := s.List(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	out := &userList{}
+	out.Body.Items = make([]userView, len(list))
+	for i, u := range list {
+		out.Body.Items[i] = s.viewUser(u)
+	}
+	if more {
+		out.Body.Next = out.Body.Items[len(list)-1].ID
+	}
+	return out, nil
+}
+
+func (s *Service) handleAudit(ctx context.Context, in *auditRequest) (*auditList, error) {
+	f := AuditFilter{Action: in.Action, Page: levee.Page{Limit: in.Limit}}
+	var err error
+	if f.Page.After, err = s.after(levee.KindEvent, in.After); err != nil {
+		return nil, err
+	}
+	if in.Actor != "" {
+		id, err := s.sealer.Open(levee.KindUser, in.Actor)
+		if err != nil {
+			return nil, levee.Invalid("query.actor", "a user's public id", in.Actor)
+		}
+		f.Actor = levee.UserID(id)
+	}
+	if in.Subject != "" {
+		if f.Subject, err = s.openAny(in.Subject); err != nil {
+			return nil, err
+		}
+	}
+	list, more, err := s.Audit(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	out := &auditList{}
+	out.Body.Items = make([]auditView, len(list))
+	for i, e := range list {
+		out.Body.Items[i] = s.viewAudit(e)
+	}
+	if more {
+		out.Body.Next = out.Body.Items[len(list)-1].ID
+	}
+	return out, nil
+}
+
+// openAny opens a public id of whatever kind its prefix says.
+func (s *Service) openAny(public string) (int64, error) {
+	for kind := levee.KindUser; kind.Prefix() != ""; kind++ {
+		if id, err := s.sealer.Open(kind, public); err == nil {
+			return id, nil
+		}
+	}
+	return 0, levee.Invalid("query.subject", "a public id", public)
+}
+
+func (s *Service) viewAudit(e AuditEntry) auditView {
+	v := auditView{ID: s.sealer.Seal(levee.KindEvent, e.ID), At: e.At.UTC(), Action: e.Action, Subject: s.sealer.Seal(e.Kind, e.Subject),
+		Before: rawJSON(e.Before), After: rawJSON(e.After), Address: e.Address, RequestID: e.RequestID}
+	switch e.Actor {
+	case 0:
+		v.Actor = "visitor"
+	case levee.System.User:
+		v.Actor = "system"
+	default:
+		v.Actor = s.sealer.Seal(levee.KindUser, int64(e.Actor))
+	}
+	return v
+}
+
+func rawJSON(text string) json.RawMessage {
+	if text == "" {
+		return nil
+	}
+	return json.RawMessage(text)
+}

@@ -1,0 +1,478 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+	"levee/internal/platform/job"
+	"levee/internal/platform/limit"
+	"levee/internal/platform/obs"
+)
+
+// SignIn is what somebody shows to begin a session.
+type SignIn struct {
+	// Name or Phone, not both.
+	Name     string
+	Phone    string
+	Password obs.Secret
+	Kind     SessionKind
+}
+
+// SignIn begins a session. CodeUnauthenticated does not tell a wrong password from an account that does not exist, neither by
+// its words nor by its time. CodeForbidden: the password is right but the account is disabled. CodeTooManyRequests: too many
+// tries on this account; a try that succeeds does not count. CodeUnavailable: too many passwords are being hashed.
+//
+// The secret is always new, whatever the browser brought along; a cookie session that the context's actor signed in with
+// before, which the new cookie replaces in the browser, ends.
+func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, err error) {
+	defer levee.Wrap(&err, "identity.SignIn")
+	defer func() { s.metrics.signIns.WithLabelValues(signInResult(err)).Inc() }()
+	if in.Kind != SessionCookie && in.Kind != SessionToken {
+		return Grant{}, levee.Invalid("kind", "cookie or token", in.Kind)
+	}
+	if (in.Name == "") == (in.Phone == "") {
+		return Grant{}, levee.Invalid("name", "given, or a phone number instead, not both", in.Name)
+	}
+	if err := boundPassword("password", in.Password.Reveal()); err != nil {
+		return Grant{}, err
+	}
+	var key, phone string
+	if in.Name != "" {
+		if _, key, err = parseName("name", in.Name); err != nil {
+			return Grant{}, err
+		}
+	} else if phone, err = parsePhone("phone", in.Phone, s.cfg.PhoneCountry); err != nil {
+		return Grant{}, err
+	}
+	account := key + phone // a name never begins with '+', so the two never meet
+	if err := s.limits.Allow(ctx, limit.SignInAccount, account).Err(); err != nil {
+		return Grant{}, err
+	}
+	row, err := readUserByLogin(ctx, s.db.QueryRow, key, phone)
+	if err != nil && levee.CodeOf(err) != levee.CodeNotFound {
+		return Grant{}, err
+	}
+	ok, stale, err := s.hasher.check(ctx, in.Password.Reveal(), row.hash) // for nobody too: the same time
+	if err != nil {
+		return Grant{}, err
+	}
+	if !ok {
+		if row.ID != 0 {
+			s.log.InfoContext(ctx, "sign-in refused", "user", int64(row.ID), "address", from.address())
+		}
+		return Grant{}, wrongPassword()
+	}
+	s.limits.Refund(ctx, limit.SignInAccount, account)
+	renewed := ""
+	if stale {
+		if renewed, err = s.hasher.hash(ctx, in.Password.Reveal()); err != nil {
+			renewed = "" // the next sign-in will do it
+		}
+	}
+	return s.begin(ctx, row, renewed, in.Kind, from)
+}
+
+func wrongPassword() error {
+	return levee.E(levee.CodeUnauthenticated, "the name or the password is wrong")
+}
+
+func signInResult(err error) string {
+	switch levee.CodeOf(err) {
+	case "":
+		return "ok"
+	case levee.CodeTooManyRequests, levee.CodeUnavailable:
+		return "limited"
+	case levee.CodeForbidden:
+		return "disabled"
+	}
+	return "refused"
+}
+
+// begin stores a session of an account whose password was right a moment ago, and makes its secret.
+func (s *Service) begin(ctx context.Context, row userRow, renewed string, kind SessionKind, from Origin) (Grant, error) {
+	id, err := s.ids.Next()
+	if err != nil {
+		return Grant{}, err
+	}
+	now := at(s.now().UnixMicro())
+	session := Session{ID: id, User: row.ID, Kind: kind, Address: from.address(), Agent: from.agent(), CreatedAt: now, SeenAt: now,
+		ExpiresAt: now.Add(s.cfg.SessionTTL)}
+	purpose := purposeRefresh
+	if kind == SessionCookie {
+		purpose = purposeCookie
+	}
+	text := s.secrets.fresh(purpose, id)
+	state := s.live.hold(id, now.Add(s.cfg.AccessTTL).UnixMicro()) // before the transaction: see registry
+	var user userRow
+	err = s.db.Tx(ctx, "identity.sign_in", func(ctx context.Context, tx *db.Tx) error {
+		if user, err = readUser(ctx, tx.QueryRow, row.ID); err != nil {
+			return err
+		}
+		if user.hash != row.hash { // changed since it was checked
+			return wrongPassword()
+		}
+		if user.Disabled {
+			return levee.E(levee.CodeForbidden, "this account is disabled")
+		}
+		if renewed != "" {
+			if _, err := updatePassword(ctx, tx, user.ID, user.hash, renewed, now); err != nil {
+				return err
+			}
+		}
+		if err := s.makeRoom(ctx, tx, kind, user.ID, now); err != nil {
+			return err
+		}
+		return insertSession(ctx, tx, session, hashOf(text))
+	})
+	if err != nil {
+		return Grant{}, err
+	}
+	s.live.learn(id, state, user.Roles, user.Version, now.UnixMicro())
+	g := Grant{User: user.User, Session: session}
+	if kind == SessionCookie {
+		g.Cookie = obs.Secret(text)
+		return g, nil
+	}
+	return s.withTokens(g, state, text, now)
+}
+
+// makeRoom ends what the new session replaces: the browser's earlier one, and the one unused for longest when the user has
+// as many as he may.
+func (s *Service) makeRoom(ctx context.Context, tx *db.Tx, kind SessionKind, user levee.UserID, now time.Time) error {
+	if before := levee.ActorFrom(ctx); kind == SessionCookie && before.Session != 0 {
+		row, err := readSession(ctx, tx.QueryRow, before.Session)
+		if err != nil && !errors.Is(err, db.ErrNoRows) {
+			return err
+		}
+		if err == nil && row.Kind == SessionCookie {
+			if _, err := s.endTx(ctx, tx, []int64{row.ID}, "replaced"); err != nil {
+				return err
+			}
+		}
+	}
+	open, err := openSessions(ctx, tx.Query, user, now, s.cfg.SessionIdle)
+	if err != nil {
+		return err
+	}
+	for len(open) >= s.cfg.SessionsPerUser {
+		if _, err := s.endTx(ctx, tx, []int64{open[0].ID}, "too_many"); err != nil {
+			return err
+		}
+		open = open[1:]
+	}
+	return nil
+}
+
+// withTokens adds the access token and the refresh token to a grant.
+func (s *Service) withTokens(g Grant, state *live, refresh string, now time.Time) (Grant, error) {
+	token, expires, err := s.issue(g.Session, state, now)
+	if err != nil {
+		return Grant{}, err
+	}
+	g.AccessToken, g.AccessExpires, g.RefreshToken = obs.Secret(token), expires, obs.Secret(refresh)
+	return g, nil
+}
+
+// endTx ends sessions in the caller's transaction and, once it has committed, in this process. It returns how many were open.
+func (s *Service) endTx(ctx context.Context, tx *db.Tx, sessions []int64, why string) (ended int, err error) {
+	now := s.now()
+	for _, id := range sessions {
+		open, err := endSession(ctx, tx, id, why, now)
+		if err != nil {
+			return 0, err
+		}
+		if open {
+			ended++
+		}
+	}
+	sessions = slices.Clone(sessions)
+	tx.AfterCommit(func() { s.live.end(sessions...) })
+	return ended, nil
+}
+
+// Refresh replaces a refresh token by its successor and gives a new access token. Asked again within Config.RefreshGrace with
+// the same token, by a client that lost the answer or by several at once, it gives the same successor. A token that was
+// replaced longer ago is in two hands: the whole session ends. CodeUnauthenticated in every case that gives nothing.
+func (s *Service) Refresh(ctx context.Context, token obs.Secret, from Origin) (g Grant, err error) {
+	defer levee.Wrap(&err, "identity.Refresh")
+	result := "refused"
+	defer func() { s.metrics.refreshes.WithLabelValues(result).Inc() }()
+	refused := levee.E(levee.CodeUnauthenticated, "the refresh token is not valid; sign in again")
+	presented, ours := s.secrets.decode(purposeRefresh, token.Reveal())
+	if !ours {
+		return Grant{}, refused
+	}
+	hash := hashOf(token.Reveal())
+	now := at(s.now().UnixMicro())
+	state := s.live.hold(presented.session, now.Add(s.cfg.AccessTTL).UnixMicro()) // before the transaction: see registry
+	var successor string
+	var row sessionRow
+	var user userRow
+	err = s.db.Tx(ctx, "identity.refresh", func(ctx context.Context, tx *db.Tx) error {
+		if row, err = readSession(ctx, tx.QueryRow, presented.session); errors.Is(err, db.ErrNoRows) {
+			return refused
+		} else if err != nil {
+			return err
+		}
+		if row.Kind != SessionToken || !s.usable(row, now) {
+			return refused
+		}
+		if user, err = readUser(ctx, tx.QueryRow, row.User); err != nil {
+			return err
+		}
+		switch {
+		case same(hash, row.secretHash):
+			result = "rotated"
+			successor, err = s.rotate(ctx, tx, row, presented, from, now)
+			return err
+		case same(hash, row.previousHash) && !now.After(row.rotatedAt.Add(s.cfg.RefreshGrace)):
+			result = "grace"
+			successor, err = s.successorAgain(row, presented)
+			return err
+		case presented.generation < row.generation:
+			result = "reused"
+			return s.reused(ctx, tx, row, from)
+		}
+		return refused // of a later generation than SQL knows: a restored backup
+	})
+	if err != nil || result == "reused" {
+		if err != nil {
+			result = "refused"
+			return Grant{}, err
+		}
+		return Grant{}, refused
+	}
+	s.live.learn(row.ID, state, user.Roles, user.Version, row.SeenAt.UnixMicro())
+	return s.withTokens(Grant{User: user.User, Session: row.Session}, state, successor, now)
+}
+
+func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+// rotate gives the session its next refresh token.
+func (s *Service) rotate(ctx context.Context, tx *db.Tx, row sessionRow, presented secret, from Origin, now time.Time) (string, error) {
+	var salt [16]byte
+	rand.Read(salt[:]) // never fails
+	successor := s.secrets.successors(presented, salt[:])[0]
+	ok, err := rotateSession(ctx, tx, row, hashOf(successor), hex.EncodeToString(salt[:]), from, now)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", levee.E(levee.CodeUnavailable, "the session is being refreshed").After(time.Second)
+	}
+	return successor, nil
+}
+
+// successorAgain returns the successor that the presented token was given before.
+func (s *Service) successorAgain(row sessionRow, presented secret) (string, error) {
+	salt, err := hex.DecodeString(row.salt)
+	if err != nil {
+		return "", err
+	}
+	for _, candidate := range s.secrets.successors(presented, salt) {
+		if same(hashOf(candidate), row.secretHash) {
+			return candidate, nil
+		}
+	}
+	return "", levee.E(levee.CodeUnauthenticated, "the refresh token is not valid; sign in again") // its key was dropped
+}
+
+// reused ends a session whose replaced refresh token was shown again. It returns nil so that this commits.
+func (s *Service) reused(ctx context.Context, tx *db.Tx, row sessionRow, from Origin) error {
+	if _, err := s.endTx(ctx, tx, []int64{row.ID}, "reused"); err != nil {
+		return err
+	}
+	user := row.User
+	tx.AfterCommit(func() {
+		s.log.WarnContext(ctx, "a replaced refresh token was shown again, its session has ended", "user", int64(user), "address", from.address())
+	})
+	act := Act{Action: "session.reused", Kind: levee.KindSession, Subject: row.ID,
+		Before: map[string]any{"user": s.sealer.Seal(levee.KindUser, int64(user)), "address": row.Address}}
+	if err := s.RecordTx(ctx, tx, act, from); err != nil {
+		return err
+	}
+	return s.events.Emit(ctx, tx, SessionReused{User: user, Address: from.address()})
+}
+
+// AuthenticateCookie returns who a session cookie's value stands for. CodeUnauthenticated for one that is not ours, or whose
+// session or account has ended.
+func (s *Service) AuthenticateCookie(ctx context.Context, value string) (levee.Actor, error) {
+	now := s.now().UnixMicro()
+	if v := s.cookies.get(value); v != nil && now < v.expires && now < v.state.seen.Load()+s.cfg.SessionIdle.Microseconds() {
+		switch bits := v.state.bits.Load(); bits & stateMask {
+		case stateOpen:
+			s.saw(v.state, now)
+			return levee.Actor{User: v.user, Session: v.session, Roles: levee.Roles(bits >> rolesShift)}, nil
+		case stateEnded:
+			return levee.Actor{}, endedSession()
+		}
+	}
+	return s.verifyCookie(ctx, value, now)
+}
+
+// saw notes a use of a cookie session; to the tenth of a percent of the idle time, so that hardly any call writes.
+func (s *Service) saw(state *live, now int64) {
+	if now-state.seen.Load() >= s.cfg.SessionIdle.Microseconds()/1000 {
+		state.seen.Store(now)
+	}
+}
+
+// cookieRecheck is how long a cookie session is believed before SQL is asked again.
+const cookieRecheck = 10 * time.Minute
+
+// verifyCookie is the long way of AuthenticateCookie.
+func (s *Service) verifyCookie(ctx context.Context, value string, now int64) (actor levee.Actor, err error) {
+	defer func() { s.metrics.checks.WithLabelValues(resultOf(err)).Inc() }()
+	sec, ours := s.secrets.decode(purposeCookie, value)
+	if !ours {
+		return levee.Actor{}, levee.E(levee.CodeUnauthenticated, "the session cookie is not valid")
+	}
+	until := now + cookieRecheck.Microseconds()
+	row, state, err := s.loadSession(ctx, sec.session, until)
+	if err != nil {
+		return levee.Actor{}, err
+	}
+	if row.Kind != SessionCookie || !same(hashOf(value), row.secretHash) {
+		return levee.Actor{}, levee.E(levee.CodeUnauthenticated, "the session cookie is not valid")
+	}
+	bits := state.bits.Load()
+	if bits&stateMask != stateOpen {
+		return levee.Actor{}, endedSession()
+	}
+	s.saw(state, now)
+	s.cookies.put(&verified{credential: strings.Clone(value), expires: min(until, row.ExpiresAt.UnixMicro()), user: row.User,
+		session: row.ID, state: state}, now)
+	return levee.Actor{User: row.User, Session: row.ID, Roles: levee.Roles(bits >> rolesShift)}, nil
+}
+
+// SignOut ends the context's actor's own session.
+func (s *Service) SignOut(ctx context.Context) (err error) {
+	defer levee.Wrap(&err, "identity.SignOut")
+	actor := levee.ActorFrom(ctx)
+	if err := requireAccount(actor); err != nil {
+		return err
+	}
+	return s.db.Tx(ctx, "identity.sign_out", func(ctx context.Context, tx *db.Tx) error {
+		_, err := s.endTx(ctx, tx, []int64{actor.Session}, "signed_out")
+		return err
+	})
+}
+
+// Sessions lists the open sessions of the context's actor, newest first.
+func (s *Service) Sessions(ctx context.Context) (list []Session, err error) {
+	defer levee.Wrap(&err, "identity.Sessions")
+	actor := levee.ActorFrom(ctx)
+	if err := requireAccount(actor); err != nil {
+		return nil, err
+	}
+	list, err = openSessions(ctx, s.db.Query, actor.User, s.now(), s.cfg.SessionIdle)
+	slices.SortFunc(list, func(a, b Session) int { return int(min(1, max(-1, b.ID-a.ID))) })
+	return list, err
+}
+
+// EndSession ends one session of the context's actor. CodeNotFound for one that is not his or has ended.
+func (s *Service) EndSession(ctx context.Context, id int64, from Origin) (err error) {
+	defer levee.Wrap(&err, "identity.EndSession(%d)", id)
+	actor := levee.ActorFrom(ctx)
+	if err := requireAccount(actor); err != nil {
+		return err
+	}
+	return s.db.Tx(ctx, "identity.end_session", func(ctx context.Context, tx *db.Tx) error {
+		row, err := readSession(ctx, tx.QueryRow, id)
+		if errors.Is(err, db.ErrNoRows) || err == nil && (row.User != actor.User || row.ended) {
+			return levee.E(levee.CodeNotFound, "there is no such session")
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := s.endTx(ctx, tx, []int64{id}, "revoked"); err != nil {
+			return err
+		}
+		return s.RecordTx(ctx, tx, Act{Action: "session.revoked", Kind: levee.KindSession, Subject: id}, from)
+	})
+}
+
+// EndOtherSessions ends all sessions of the context's actor but the one he asks with, and returns how many.
+func (s *Service) EndOtherSessions(ctx context.Context, from Origin) (ended int, err error) {
+	defer levee.Wrap(&err, "identity.EndOtherSessions")
+	actor := levee.ActorFrom(ctx)
+	if err := requireAccount(actor); err != nil {
+		return 0, err
+	}
+	err = s.db.Tx(ctx, "identity.end_sessions", func(ctx context.Context, tx *db.Tx) error {
+		sessions, err := unendedSessions(ctx, tx.Query, actor.User)
+		if err != nil {
+			return err
+		}
+		others := slices.DeleteFunc(sessions, func(id int64) bool { return id == actor.Session })
+		if ended, err = s.endTx(ctx, tx, others, "revoked"); err != nil || ended == 0 {
+			return err
+		}
+		return s.RecordTx(ctx, tx, Act{Action: "session.others_revoked", Kind: levee.KindUser, Subject: int64(actor.User),
+			After: map[string]any{"sessions_ended": ended}}, from)
+	})
+	return ended, err
+}
+
+const (
+	flushBatch = 500
+	// sessionsKept is how long sessions stay readable for an investigation after they expired.
+	sessionsKept = 30 * 24 * time.Hour
+)
+
+// FlushSeen writes when cookie sessions were last used, as far as this process knows. A periodic job calls it; at a stop it
+// may be called once more.
+func (s *Service) FlushSeen(ctx context.Context) (err error) {
+	defer levee.Wrap(&err, "identity.FlushSeen")
+	for {
+		batch := s.live.unflushed(flushBatch)
+		if len(batch) == 0 {
+			return nil
+		}
+		err := s.db.Tx(ctx, "identity.seen", func(ctx context.Context, tx *db.Tx) error {
+			for _, b := range batch {
+				if err := touchSession(ctx, tx, b.session, b.at); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, b := range batch {
+			b.state.flushed.Store(b.at)
+		}
+	}
+}
+
+// Prune deletes sessions that expired more than 30 days ago.
+func (s *Service) Prune(ctx context.Context) (err error) {
+	defer levee.Wrap(&err, "identity.Prune")
+	for n := flushBatch; n == flushBatch; {
+		err := s.db.Tx(ctx, "identity.prune", func(ctx context.Context, tx *db.Tx) error {
+			n, err = deleteSessions(ctx, tx, s.now().Add(-sessionsKept), flushBatch)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Jobs returns the room's periodic work.
+func (s *Service) Jobs() []job.Registration {
+	return []job.Registration{
+		job.Every("identity.seen", time.Minute, job.Options{}, s.FlushSeen),
+		job.Every("identity.prune", time.Hour, job.Options{Timeout: 10 * time.Minute}, s.Prune),
+	}
+}

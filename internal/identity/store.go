@@ -1,0 +1,282 @@
+package identity
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"strings"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+)
+
+//go:embed schema/*.sql
+var schemaFS embed.FS
+
+// Schema returns the tables identity_*.
+func Schema() db.Schema { return db.Schema{Owner: "identity", FS: schemaFS} }
+
+// queryRow is QueryRow of a *db.DB or of a *db.Tx.
+type queryRow func(ctx context.Context, query string, args ...any) *db.Row
+
+// query is Query of a *db.DB or of a *db.Tx.
+type query func(ctx context.Context, query string, args ...any) (*db.Rows, error)
+
+// credentialPassword is the kind of a credential that is an argon2id hash.
+const credentialPassword = 1
+
+// userRow is an account with its password's hash, "" when it has none.
+type userRow struct {
+	User
+	hash string
+}
+
+const userColumns = `u.id, u.name, u.phone, u.roles, u.disabled, u.disabled_reason, u.version, u.created_at, u.updated_at`
+
+func scanUser(row interface{ Scan(...any) error }, more ...any) (User, error) {
+	var u User
+	var phone db.NullString
+	var disabled int
+	var roles, created, updated int64
+	err := row.Scan(append([]any{&u.ID, &u.Name, &phone, &roles, &disabled, &u.DisabledReason, &u.Version, &created, &updated}, more...)...)
+	u.Phone, u.Roles, u.Disabled = phone.String, levee.Roles(roles), disabled != 0
+	u.CreatedAt, u.UpdatedAt = at(created), at(updated)
+	return u, err
+}
+
+// at turns microseconds of SQL into a time.
+func at(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
+
+// orNull turns "" into NULL, which is what the unique columns hold for "none".
+func orNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+const userByID = `SELECT ` + userColumns + `, COALESCE(c.hash, '') FROM identity_user u
+	LEFT JOIN identity_credential c ON c.user_id = u.id AND c.kind = 1 WHERE u.id = ?`
+
+// readUser returns the account, or CodeNotFound.
+func readUser(ctx context.Context, q queryRow, id levee.UserID) (userRow, error) {
+	return oneUser(q(ctx, userByID, int64(id)))
+}
+
+// readUserByLogin returns the account with this folded name, or with this phone number when the name is empty; CodeNotFound
+// when there is none.
+func readUserByLogin(ctx context.Context, q queryRow, key, phone string) (userRow, error) {
+	if key != "" {
+		return oneUser(q(ctx, `SELECT `+userColumns+`, COALESCE(c.hash, '') FROM identity_user u
+			LEFT JOIN identity_credential c ON c.user_id = u.id AND c.kind = 1 WHERE u.name_key = ?`, key))
+	}
+	return oneUser(q(ctx, `SELECT `+userColumns+`, COALESCE(c.hash, '') FROM identity_user u
+		LEFT JOIN identity_credential c ON c.user_id = u.id AND c.kind = 1 WHERE u.phone = ?`, phone))
+}
+
+func oneUser(row *db.Row) (userRow, error) {
+	var hash string
+	u, err := scanUser(row, &hash)
+	if errors.Is(err, db.ErrNoRows) {
+		return userRow{}, levee.E(levee.CodeNotFound, "there is no such user")
+	}
+	return userRow{User: u, hash: hash}, err
+}
+
+// insertUser stores a new account with its password's hash. A name or phone number that is taken is CodeConflict.
+func insertUser(ctx context.Context, tx *db.Tx, u User, key, hash string) error {
+	for _, taken := range []struct{ field, value, query string }{
+		{"name", key, `SELECT id FROM identity_user WHERE name_key = ?`},
+		{"phone", u.Phone, `SELECT id FROM identity_user WHERE phone = ?`},
+	} {
+		if taken.value == "" {
+			continue
+		}
+		var id int64
+		switch err := tx.QueryRow(ctx, taken.query, taken.value).Scan(&id); {
+		case err == nil:
+			return takenError(taken.field)
+		case !errors.Is(err, db.ErrNoRows):
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO identity_user
+		(id, name, name_key, phone, roles, disabled, disabled_reason, version, created_at, updated_at)
+		VALUES (?, ?, ?, ?, ?, 0, '', 1, ?, ?)`,
+		int64(u.ID), u.Name, orNull(key), orNull(u.Phone), int64(u.Roles), u.CreatedAt.UnixMicro(), u.CreatedAt.UnixMicro())
+	if db.IsUnique(err) { // another node was first
+		return takenError("name")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO identity_credential (user_id, kind, hash, changed_at) VALUES (?, ?, ?, ?)`,
+		int64(u.ID), credentialPassword, hash, u.CreatedAt.UnixMicro())
+	return err
+}
+
+func takenError(field string) error {
+	e := levee.E(levee.CodeConflict, "this %s is taken", field)
+	e.Fields = []levee.Field{{Field: field, Allowed: "one that nobody has"}}
+	return e
+}
+
+// updateUser stores roles and disabled of u, if it is still at u.Version, and raises the version.
+func updateUser(ctx context.Context, tx *db.Tx, u *User, now time.Time) error {
+	disabled := 0
+	if u.Disabled {
+		disabled = 1
+	}
+	r, err := tx.Exec(ctx, `UPDATE identity_user SET roles = ?, disabled = ?, disabled_reason = ?, version = version + 1, updated_at = ?
+		WHERE id = ? AND version = ?`, int64(u.Roles), disabled, u.DisabledReason, now.UnixMicro(), int64(u.ID), u.Version)
+	if err != nil {
+		return err
+	}
+	if n, err := r.RowsAffected(); err != nil || n != 1 {
+		return errors.Join(levee.E(levee.CodeConflict, "the account was changed at the same time, try again"), err)
+	}
+	u.Version++
+	u.UpdatedAt = at(now.UnixMicro())
+	return nil
+}
+
+// updatePassword replaces the hash, if it is still the old one, and reports whether it was.
+func updatePassword(ctx context.Context, tx *db.Tx, id levee.UserID, old, hash string, now time.Time) (bool, error) {
+	r, err := tx.Exec(ctx, `UPDATE identity_credential SET hash = ?, changed_at = ? WHERE user_id = ? AND kind = ? AND hash = ?`,
+		hash, now.UnixMicro(), int64(id), credentialPassword, old)
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n == 1, err
+}
+
+// rolesWith lists every set of roles that has any of the given ones, so that a search by role can use an index.
+func rolesWith(wanted levee.Roles) []any {
+	var sets []any
+	for set := levee.Roles(0); set <= allRoles; set++ {
+		if set.Has(wanted) {
+			sets = append(sets, int64(set))
+		}
+	}
+	return sets
+}
+
+// places returns n question marks with commas.
+func places(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
+
+// countAdministrators returns how many accounts can administrate, up to two.
+func countAdministrators(ctx context.Context, q query) (n int, err error) {
+	sets := rolesWith(levee.RoleAdministrator)
+	ids, err := scanIDs(q(ctx, `SELECT id FROM identity_user WHERE disabled = 0 AND roles IN (`+places(len(sets))+`) LIMIT 2`, sets...))
+	return len(ids), err
+}
+
+// scanIDs reads the one column of all rows.
+func scanIDs(rows *db.Rows, err error) ([]int64, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var ids []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// listUsers returns accounts, newest first, and one more than the page's limit when there are more.
+func listUsers(ctx context.Context, q query, f UserFilter) ([]User, error) {
+	where, args := []string{"1 = 1"}, []any{}
+	and := func(condition string, values ...any) {
+		where, args = append(where, condition), append(args, values...)
+	}
+	if f.Name != "" {
+		prefix := foldName(f.Name)
+		and("u.name_key >= ? AND u.name_key < ?", prefix, prefix+"\U0010FFFF")
+	}
+	if f.Phone != "" {
+		and("u.phone = ?", f.Phone)
+	}
+	if f.Roles != 0 {
+		sets := rolesWith(f.Roles)
+		and("u.roles IN ("+places(len(sets))+")", sets...)
+	}
+	if f.Disabled != nil {
+		disabled := 0
+		if *f.Disabled {
+			disabled = 1
+		}
+		and("u.disabled = ?", disabled)
+	}
+	if f.Page.After != 0 {
+		and("u.id < ?", f.Page.After)
+	}
+	rows, err := q(ctx, `SELECT `+userColumns+` FROM identity_user u WHERE `+strings.Join(where, " AND ")+
+		` ORDER BY u.id DESC LIMIT ?`, append(args, f.Page.Limit+1)...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []User
+	for rows.Next() {
+		u, err := scanUser(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, u)
+	}
+	return list, rows.Err()
+}
+
+// insertAudit appends one entry to the trail.
+func insertAudit(ctx context.Context, tx *db.Tx, e AuditEntry) error {
+	_, err := tx.Exec(ctx, `INSERT INTO identity_audit
+		(id, at, actor_id, action, subject_kind, subject_id, before_state, after_state, address, request_id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		e.ID, e.At.UnixMicro(), int64(e.Actor), e.Action, int(e.Kind), e.Subject, e.Before, e.After, e.Address, e.RequestID)
+	return err
+}
+
+// listAudit returns entries, newest first, and one more than the page's limit when there are more.
+func listAudit(ctx context.Context, q query, f AuditFilter) ([]AuditEntry, error) {
+	where, args := []string{"1 = 1"}, []any{}
+	and := func(condition string, values ...any) {
+		where, args = append(where, condition), append(args, values...)
+	}
+	if f.Actor != 0 {
+		and("actor_id = ?", int64(f.Actor))
+	}
+	if f.Subject != 0 {
+		and("subject_id = ?", f.Subject)
+	}
+	if f.Action != "" {
+		and("action = ?", f.Action)
+	}
+	if f.Page.After != 0 {
+		and("id < ?", f.Page.After)
+	}
+	rows, err := q(ctx, `SELECT id, at, actor_id, action, subject_kind, subject_id, before_state, after_state, address, request_id
+		FROM identity_audit WHERE `+strings.Join(where, " AND ")+` ORDER BY id DESC LIMIT ?`, append(args, f.Page.Limit+1)...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []AuditEntry
+	for rows.Next() {
+		var e AuditEntry
+		var when int64
+		err := rows.Scan(&e.ID, &when, &e.Actor, &e.Action, &e.Kind, &e.Subject, &e.Before, &e.After, &e.Address, &e.RequestID)
+		if err != nil {
+			return nil, err
+		}
+		e.At = at(when)
+		list = append(list, e)
+	}
+	return list, rows.Err()
+}

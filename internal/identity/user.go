@@ -1,0 +1,363 @@
+package identity
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"levee"
+	"levee/internal/platform/db"
+	"levee/internal/platform/limit"
+	"levee/internal/platform/obs"
+)
+
+const (
+	allRoles = levee.RoleCustomer | levee.RoleOperator | levee.RoleAdministrator
+	// maxReason bounds why an account was disabled, in characters.
+	maxReason = 500
+)
+
+// NewUser is an account to be.
+type NewUser struct {
+	// Name or Phone, or both.
+	Name     string
+	Phone    string
+	Password obs.Secret
+	// Roles: for Create only; 0 means customer.
+	Roles levee.Roles
+}
+
+// UserFilter chooses accounts; zero fields choose all.
+type UserFilter struct {
+	Name     string // how the name begins, without case
+	Phone    string // the whole number
+	Roles    levee.Roles
+	Disabled *bool
+	Page     levee.Page
+}
+
+// SignUp makes a customer's account. CodeInvalid names the field that is not allowed; CodeConflict a name or phone number that is
+// taken; CodeTooManyRequests when the address made too many; CodeUnavailable when too many passwords are being hashed.
+func (s *Service) SignUp(ctx context.Context, in NewUser, from Origin) (u User, err error) {
+	defer levee.Wrap(&err, "identity.SignUp")
+	if in.Roles != 0 {
+		return User{}, levee.E(levee.CodeForbidden, "only an administrator gives roles")
+	}
+	if err := s.limits.Allow(ctx, limit.SignUp, limit.AddressKey(from.Address)).Err(); err != nil {
+		return User{}, err
+	}
+	in.Roles = levee.RoleCustomer
+	return s.create(ctx, in, from, "user.signed_up", false)
+}
+
+// Create makes an account with roles, for an administrator; else CodeForbidden. Otherwise as SignUp, without its limit.
+func (s *Service) Create(ctx context.Context, in NewUser, from Origin) (u User, err error) {
+	defer levee.Wrap(&err, "identity.Create")
+	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+		return User{}, err
+	}
+	set(&in.Roles, levee.RoleCustomer)
+	if err := checkRoles(in.Roles); err != nil {
+		return User{}, err
+	}
+	return s.create(ctx, in, from, "user.created", true)
+}
+
+func checkRoles(r levee.Roles) error {
+	if r == 0 || r&^allRoles != 0 {
+		return levee.Invalid("roles", "some of "+strings.Join(allRoles.Names(), ", "), fmt.Sprint(r.Names()))
+	}
+	return nil
+}
+
+// create checks, hashes and stores a new account. check runs first in the transaction, when given.
+func (s *Service) create(ctx context.Context, in NewUser, from Origin, action string, reservedToo bool,
+	check ...func(ctx context.Context, tx *db.Tx) error) (User, error) {
+	u := User{Roles: in.Roles, Version: 1}
+	if in.Name == "" && in.Phone == "" {
+		return User{}, levee.Invalid("name", "given, or a phone number instead", "")
+	}
+	key, err := "", error(nil)
+	if in.Name != "" {
+		if u.Name, key, err = parseName("name", in.Name); err != nil {
+			return User{}, err
+		}
+		if !reservedToo && reserved(key) {
+			return User{}, levee.Invalid("name", "one that could not be taken for the house itself", u.Name)
+		}
+	}
+	if in.Phone != "" {
+		if u.Phone, err = parsePhone("phone", in.Phone, s.cfg.PhoneCountry); err != nil {
+			return User{}, err
+		}
+	}
+	if err := newPassword("password", in.Password.Reveal(), u.Name, u.Phone); err != nil {
+		return User{}, err
+	}
+	hash, err := s.hasher.hash(ctx, in.Password.Reveal())
+	if err != nil {
+		return User{}, err
+	}
+	id, err := s.ids.Next()
+	if err != nil {
+		return User{}, err
+	}
+	now := s.now()
+	u.ID, u.CreatedAt, u.UpdatedAt = levee.UserID(id), at(now.UnixMicro()), at(now.UnixMicro())
+	if levee.ActorFrom(ctx).User == 0 { // who signs up acts for the account that he makes
+		ctx = levee.WithActor(ctx, levee.Actor{User: u.ID})
+	}
+	err = s.db.Tx(ctx, "identity.create", func(ctx context.Context, tx *db.Tx) error {
+		for _, f := range check {
+			if err := f(ctx, tx); err != nil {
+				return err
+			}
+		}
+		if err := insertUser(ctx, tx, u, key, hash); err != nil {
+			return err
+		}
+		after := map[string]any{"name": u.Name, "phone": mask(u.Phone), "roles": u.Roles.Names()}
+		if err := s.RecordTx(ctx, tx, Act{Action: action, Kind: levee.KindUser, Subject: id, After: after}, from); err != nil {
+			return err
+		}
+		return s.events.Emit(ctx, tx, UserCreated{User: u.ID, Roles: u.Roles})
+	})
+	if err != nil {
+		return User{}, err
+	}
+	return u, nil
+}
+
+// ByID returns an account: to its owner, and to operators and administrators; to others CodeNotFound.
+func (s *Service) ByID(ctx context.Context, id levee.UserID) (u User, err error) {
+	defer levee.Wrap(&err, "identity.ByID(%d)", id)
+	actor := levee.ActorFrom(ctx)
+	if actor.User != id && !actor.Roles.Has(levee.RoleOperator|levee.RoleAdministrator) {
+		return User{}, levee.E(levee.CodeNotFound, "there is no such user")
+	}
+	row, err := readUser(ctx, s.db.QueryRow, id)
+	return row.User, err
+}
+
+// List returns accounts, newest first, and whether there are more. For administrators; else CodeForbidden.
+func (s *Service) List(ctx context.Context, f UserFilter) (list []User, more bool, err error) {
+	defer levee.Wrap(&err, "identity.List")
+	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+		return nil, false, err
+	}
+	if utf8.RuneCountInString(f.Name) > maxName {
+		return nil, false, levee.Invalid("name", fmt.Sprintf("at most %d characters", maxName), f.Name)
+	}
+	if f.Phone != "" {
+		if f.Phone, err = parsePhone("phone", f.Phone, s.cfg.PhoneCountry); err != nil {
+			return nil, false, err
+		}
+	}
+	f.Page = f.Page.Normal()
+	list, err = listUsers(ctx, s.db.Query, f)
+	return cut(list, f.Page.Limit), len(list) > f.Page.Limit, err
+}
+
+// Disable shuts an account and ends all its sessions: whatever it holds is refused from the next call on. For administrators;
+// else CodeForbidden. CodeConflict for the last administrator and for oneself. Disabling twice changes nothing.
+func (s *Service) Disable(ctx context.Context, id levee.UserID, reason string, from Origin) (u User, err error) {
+	defer levee.Wrap(&err, "identity.Disable(%d)", id)
+	reason = strings.TrimSpace(reason)
+	if n := utf8.RuneCountInString(reason); n == 0 || n > maxReason || !utf8.ValidString(reason) {
+		return User{}, levee.Invalid("reason", fmt.Sprintf("1 to %d characters", maxReason), reason)
+	}
+	return s.change(ctx, id, from, "user.disabled", func(u *User) bool {
+		if u.Disabled {
+			return false
+		}
+		u.Disabled, u.DisabledReason = true, reason
+		return true
+	})
+}
+
+// Enable opens a disabled account again; its owner has to sign in anew. For administrators; else CodeForbidden.
+func (s *Service) Enable(ctx context.Context, id levee.UserID, from Origin) (u User, err error) {
+	defer levee.Wrap(&err, "identity.Enable(%d)", id)
+	return s.change(ctx, id, from, "user.enabled", func(u *User) bool {
+		if !u.Disabled {
+			return false
+		}
+		u.Disabled, u.DisabledReason = false, ""
+		return true
+	})
+}
+
+// SetRoles gives an account other roles; they act from its next call on, without a new sign-in. For administrators; else
+// CodeForbidden. CodeInvalid without any role; CodeConflict when no administrator would be left, and for oneself.
+func (s *Service) SetRoles(ctx context.Context, id levee.UserID, roles levee.Roles, from Origin) (u User, err error) {
+	defer levee.Wrap(&err, "identity.SetRoles(%d, %v)", id, roles.Names())
+	if err := checkRoles(roles); err != nil {
+		return User{}, err
+	}
+	return s.change(ctx, id, from, "user.roles_changed", func(u *User) bool {
+		if u.Roles == roles {
+			return false
+		}
+		u.Roles = roles
+		return true
+	})
+}
+
+// change alters one account by an administrator's act: the row, its sessions, the trail and the event commit together, and
+// what processes hold in memory follows right after the commit.
+func (s *Service) change(ctx context.Context, id levee.UserID, from Origin, action string, alter func(u *User) bool) (User, error) {
+	actor := levee.ActorFrom(ctx)
+	if err := require(actor, levee.RoleAdministrator); err != nil {
+		return User{}, err
+	}
+	var changed User
+	err := s.db.Tx(ctx, "identity.change", func(ctx context.Context, tx *db.Tx) error {
+		row, err := readUser(ctx, tx.QueryRow, id)
+		if err != nil {
+			return err
+		}
+		before := row.User
+		changed = row.User
+		if !alter(&changed) {
+			return nil
+		}
+		if wasAdministrator, is := administrates(before), administrates(changed); wasAdministrator && !is {
+			if actor.User == id {
+				return levee.E(levee.CodeConflict, "ask another administrator: nobody takes this away from himself")
+			}
+			n, err := countAdministrators(ctx, tx.Query)
+			if err != nil {
+				return err
+			}
+			if n < 2 {
+				return levee.E(levee.CodeConflict, "this is the last administrator")
+			}
+		} else if actor.User == id && changed.Disabled {
+			return levee.E(levee.CodeConflict, "nobody disables himself")
+		}
+		now := s.now()
+		if err := updateUser(ctx, tx, &changed, now); err != nil {
+			return err
+		}
+		sessions, err := unendedSessions(ctx, tx.Query, id)
+		if err != nil {
+			return err
+		}
+		if changed.Disabled {
+			if _, err := s.endTx(ctx, tx, sessions, action); err != nil {
+				return err
+			}
+		} else {
+			roles, version := changed.Roles, changed.Version
+			tx.AfterCommit(func() { s.live.setRoles(roles, version, sessions...) })
+		}
+		act := Act{Action: action, Kind: levee.KindUser, Subject: int64(id), Before: auditUser(before), After: auditUser(changed)}
+		if err := s.RecordTx(ctx, tx, act, from); err != nil {
+			return err
+		}
+		switch {
+		case changed.Disabled && !before.Disabled:
+			return s.events.Emit(ctx, tx, UserDisabled{User: id})
+		case before.Disabled && !changed.Disabled:
+			return s.events.Emit(ctx, tx, UserEnabled{User: id})
+		default:
+			return s.events.Emit(ctx, tx, RolesChanged{User: id, Before: before.Roles, After: changed.Roles})
+		}
+	})
+	return changed, err
+}
+
+func administrates(u User) bool { return !u.Disabled && u.Roles.Has(levee.RoleAdministrator) }
+
+// auditUser is what the trail shows of an account: only what an administrator can change.
+func auditUser(u User) map[string]any {
+	return map[string]any{"roles": u.Roles.Names(), "disabled": u.Disabled, "reason": u.DisabledReason}
+}
+
+// ChangePassword gives the context's actor a new password and ends his other sessions; it returns how many. CodeInvalid names
+// the field: the current password when it is wrong, the new one when it is not allowed. CodeTooManyRequests after too many
+// wrong ones.
+func (s *Service) ChangePassword(ctx context.Context, current, next obs.Secret, from Origin) (ended int, err error) {
+	defer levee.Wrap(&err, "identity.ChangePassword")
+	actor := levee.ActorFrom(ctx)
+	if err := requireAccount(actor); err != nil {
+		return 0, err
+	}
+	if err := boundPassword("current", current.Reveal()); err != nil {
+		return 0, err
+	}
+	row, err := readUser(ctx, s.db.QueryRow, actor.User)
+	if err != nil {
+		return 0, err
+	}
+	if err := newPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
+		return 0, err
+	}
+	if next == current {
+		return 0, secretField("password", "different from the current one")
+	}
+	key := "user:" + s.sealer.Seal(levee.KindUser, int64(actor.User))
+	if err := s.limits.Allow(ctx, limit.SignInAccount, key).Err(); err != nil {
+		return 0, err
+	}
+	ok, _, err := s.hasher.check(ctx, current.Reveal(), row.hash)
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		return 0, secretField("current", "the current password")
+	}
+	s.limits.Refund(ctx, limit.SignInAccount, key)
+	return s.setPassword(ctx, row, next, actor.Session, "user.password_changed", from)
+}
+
+// SetPassword gives an account a new password and ends all its sessions, for its owner who forgot the old one and showed an
+// administrator who he is; else CodeForbidden.
+func (s *Service) SetPassword(ctx context.Context, id levee.UserID, next obs.Secret, from Origin) (err error) {
+	defer levee.Wrap(&err, "identity.SetPassword(%d)", id)
+	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+		return err
+	}
+	row, err := readUser(ctx, s.db.QueryRow, id)
+	if err != nil {
+		return err
+	}
+	if err := newPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
+		return err
+	}
+	_, err = s.setPassword(ctx, row, next, 0, "user.password_set", from)
+	return err
+}
+
+// setPassword stores the password and ends all sessions but keep.
+func (s *Service) setPassword(ctx context.Context, row userRow, next obs.Secret, keep int64, action string, from Origin) (int, error) {
+	hash, err := s.hasher.hash(ctx, next.Reveal())
+	if err != nil {
+		return 0, err
+	}
+	ended := 0
+	err = s.db.Tx(ctx, "identity.password", func(ctx context.Context, tx *db.Tx) error {
+		if ok, err := updatePassword(ctx, tx, row.ID, row.hash, hash, s.now()); err != nil {
+			return err
+		} else if !ok {
+			return levee.E(levee.CodeConflict, "the password was changed at the same time")
+		}
+		sessions, err := unendedSessions(ctx, tx.Query, row.ID)
+		if err != nil {
+			return err
+		}
+		others := make([]int64, 0, len(sessions))
+		for _, id := range sessions {
+			if id != keep {
+				others = append(others, id)
+			}
+		}
+		if ended, err = s.endTx(ctx, tx, others, action); err != nil {
+			return err
+		}
+		act := Act{Action: action, Kind: levee.KindUser, Subject: int64(row.ID), After: map[string]any{"sessions_ended": ended}}
+		return s.RecordTx(ctx, tx, act, from)
+	})
+	return ended, err
+}

@@ -1,0 +1,232 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+)
+
+// query is DB.Query or Tx.Query: what a store function reads through.
+type query func(ctx context.Context, text string, args ...any) (*db.Rows, error)
+
+// each calls fn for every row of a query.
+func each(ctx context.Context, q query, fn func(rows *db.Rows) error, text string, args ...any) (err error) {
+	rows, err := q(ctx, text, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := fn(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func fromMicro(n int64) time.Time { return time.UnixMicro(n).UTC() }
+
+const (
+	selectHead = `SELECT id, buyer_id, source, source_ref, state, total_minor, currency, due_at, postponed, created_at, updated_at, version FROM order_head`
+	selectItem = `SELECT order_id, sku_id, product_id, title, quantity, price_minor FROM order_item`
+	selectStep = `SELECT from_state, to_state, actor_id, ref, reason, at FROM order_history WHERE order_id = ?`
+)
+
+func scanHead(rows *db.Rows) (o Order, err error) {
+	var due db.NullInt64
+	var postponed, created, updated int64
+	err = rows.Scan(&o.ID, &o.Buyer, &o.Source, &o.SourceRef, &o.State, &o.Total.Minor, &o.Total.Currency, &due, &postponed, &created, &updated, &o.Version)
+	if due.Valid {
+		o.PayBy = fromMicro(due.Int64 - postponed)
+	}
+	o.CreatedAt, o.UpdatedAt = fromMicro(created), fromMicro(max(created, updated))
+	return o, err
+}
+
+func loadOrder(ctx context.Context, q query, id levee.OrderID) (Order, error) {
+	return readOrder(ctx, q, selectHead+` WHERE id = ?`, id)
+}
+
+// lockOrder reads an order so that nobody else changes it before this transaction ends.
+func lockOrder(ctx context.Context, tx *db.Tx, d db.Dialect, id levee.OrderID) (Order, error) {
+	return readOrder(ctx, tx.Query, selectHead+` WHERE id = ?`+d.ForUpdate(), id)
+}
+
+func readOrder(ctx context.Context, q query, text string, id levee.OrderID) (o Order, err error) {
+	err = each(ctx, q, func(rows *db.Rows) (err error) {
+		o, err = scanHead(rows)
+		return err
+	}, text, int64(id))
+	if err != nil {
+		return o, err
+	}
+	if o.ID == 0 {
+		return o, notFound()
+	}
+	err = each(ctx, q, func(rows *db.Rows) error {
+		_, l, err := scanItem(rows, o.Total.Currency)
+		o.Lines = append(o.Lines, l)
+		return err
+	}, selectItem+` WHERE order_id = ? ORDER BY line`, int64(id))
+	return o, err
+}
+
+func scanItem(rows *db.Rows, currency string) (order levee.OrderID, l Line, err error) {
+	l.Price.Currency = currency
+	err = rows.Scan(&order, &l.SKU, &l.Product, &l.Title, &l.Quantity, &l.Price.Minor)
+	return order, l, err
+}
+
+// updateState moves an order on if it is still in the state and version it was read in.
+func updateState(ctx context.Context, tx *db.Tx, o *Order, to State, at time.Time) (bool, error) {
+	r, err := tx.Exec(ctx, `UPDATE order_head SET state = ?, due_at = NULL, postponed = 0, updated_at = ?, version = version + 1`+
+		` WHERE id = ? AND state = ? AND version = ?`, int64(to), at.UnixMicro(), int64(o.ID), int64(o.State), o.Version)
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n == 1, err
+}
+
+// insertStep writes the step that has just led to the order's version.
+func insertStep(ctx context.Context, tx *db.Tx, o *Order, e Entry) error {
+	_, err := tx.Exec(ctx, `INSERT INTO order_history (order_id, version, from_state, to_state, actor_id, ref, reason, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		int64(o.ID), o.Version, int64(e.From), int64(e.To), int64(e.Actor), e.Ref, e.Reason, e.At.UnixMicro())
+	return err
+}
+
+func scanStep(rows *db.Rows) (e Entry, err error) {
+	var at int64
+	err = rows.Scan(&e.From, &e.To, &e.Actor, &e.Ref, &e.Reason, &at)
+	e.At = fromMicro(at)
+	return e, err
+}
+
+func loadHistory(ctx context.Context, q query, id levee.OrderID) (steps []Entry, err error) {
+	err = each(ctx, q, func(rows *db.Rows) error {
+		e, err := scanStep(rows)
+		steps = append(steps, e)
+		return err
+	}, selectStep+` ORDER BY version`, int64(id))
+	return steps, err
+}
+
+// lastStep returns the step that led to the order's version.
+func lastStep(ctx context.Context, q query, o Order) (e Entry, err error) {
+	err = each(ctx, q, func(rows *db.Rows) (err error) {
+		e, err = scanStep(rows)
+		return err
+	}, selectStep+` AND version = ?`, int64(o.ID), o.Version)
+	return e, err
+}
+
+// dueOrder is an unpaid order whose time has come: its deadline, and the moment the index has it under.
+type dueOrder struct {
+	id    levee.OrderID
+	payBy time.Time
+	due   int64
+}
+
+func dueOrders(ctx context.Context, q query, now time.Time, limit int) (due []dueOrder, err error) {
+	err = each(ctx, q, func(rows *db.Rows) error {
+		var d dueOrder
+		var postponed int64
+		err := rows.Scan(&d.id, &d.due, &postponed)
+		d.payBy = fromMicro(d.due - postponed)
+		due = append(due, d)
+		return err
+	}, `SELECT id, due_at, postponed FROM order_head WHERE due_at <= ? ORDER BY due_at LIMIT ?`, now.UnixMicro(), limit)
+	return due, err
+}
+
+func updateDue(ctx context.Context, tx *db.Tx, d dueOrder, to time.Time) error {
+	by := to.UnixMicro() - d.due
+	_, err := tx.Exec(ctx, `UPDATE order_head SET due_at = due_at + ?, postponed = postponed + ? WHERE id = ? AND due_at = ?`, by, by, int64(d.id), d.due)
+	return err
+}
+
+// scanMost bounds how many orders an operator's filter looks at for one page. There is no index on state, source or time: each
+// would be paid for by every order of a sale.
+const scanMost = 20_000
+
+func listOrders(ctx context.Context, q query, f Filter) (orders []Order, next int64, err error) {
+	after := f.Page.After
+	if after == 0 {
+		after = math.MaxInt64
+	}
+	window := []string{"id < ?"}
+	args := []any{after}
+	if f.Buyer != 0 {
+		window, args = append(window, "buyer_id = ?"), append(args, int64(f.Buyer))
+	}
+	lowest, seen := int64(0), 0
+	err = each(ctx, q, func(rows *db.Rows) error { return rows.Scan(&lowest, &seen) },
+		`SELECT COALESCE(MIN(id), 0), COUNT(*) FROM (SELECT id FROM order_head WHERE `+strings.Join(window, " AND ")+` ORDER BY id DESC LIMIT ?) w`,
+		append(args, scanMost)...)
+	if err != nil || seen == 0 {
+		return nil, 0, err
+	}
+	where, values := append(window, "id >= ?"), append(args, lowest)
+	add := func(condition string, value any) { where, values = append(where, condition), append(values, value) }
+	if f.State != 0 {
+		add("state = ?", int64(f.State))
+	}
+	if f.Source != "" {
+		add("source = ?", f.Source)
+	}
+	if f.SourceRef != 0 {
+		add("source_ref = ?", f.SourceRef)
+	}
+	if !f.From.IsZero() {
+		add("created_at >= ?", f.From.UnixMicro())
+	}
+	if !f.To.IsZero() {
+		add("created_at < ?", f.To.UnixMicro())
+	}
+	err = each(ctx, q, func(rows *db.Rows) error {
+		o, err := scanHead(rows)
+		orders = append(orders, o)
+		return err
+	}, selectHead+` WHERE `+strings.Join(where, " AND ")+` ORDER BY id DESC LIMIT ?`, append(values, f.Page.Limit)...)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch {
+	case len(orders) == f.Page.Limit:
+		next = int64(orders[len(orders)-1].ID)
+	case seen == scanMost:
+		next = lowest
+	}
+	return orders, next, loadItems(ctx, q, orders)
+}
+
+func loadItems(ctx context.Context, q query, orders []Order) error {
+	if len(orders) == 0 {
+		return nil
+	}
+	at := make(map[levee.OrderID]*Order, len(orders))
+	n := 1
+	for n < len(orders) {
+		n *= 2 // few different texts, so that each stays prepared
+	}
+	ids := make([]any, n)
+	for i := range ids {
+		o := &orders[min(i, len(orders)-1)]
+		at[o.ID], ids[i] = o, int64(o.ID)
+	}
+	return each(ctx, q, func(rows *db.Rows) error {
+		id, l, err := scanItem(rows, "")
+		if err != nil {
+			return err
+		}
+		o := at[id]
+		l.Price.Currency = o.Total.Currency
+		o.Lines = append(o.Lines, l)
+		return nil
+	}, selectItem+` WHERE order_id IN (?`+strings.Repeat(", ?", len(ids)-1)+`) ORDER BY order_id, line`, ids...)
+}

@@ -1,0 +1,79 @@
+package payment
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"levee"
+	"levee/internal/platform/db"
+	"levee/internal/platform/job"
+)
+
+const (
+	sweepEvery   = time.Second
+	sweepBatch   = 100
+	sweepWorkers = 8
+	callTimeout  = 10 * time.Second // of all that is asked and booked about one attempt or refund
+)
+
+// Jobs returns the room's timed work: asking about attempts of which nothing was heard, and refunds.
+func (s *Service) Jobs() []job.Registration {
+	o := job.Options{Timeout: 2 * time.Minute}
+	return []job.Registration{
+		job.Every("payment.ask", sweepEvery, o, s.AskDue),
+		job.Every("payment.refund", sweepEvery, o, s.RefundDue),
+	}
+}
+
+// AskDue asks the providers about started attempts of which nothing was heard. An attempt whose provider cannot be asked is
+// asked about again later, for as long as it takes.
+func (s *Service) AskDue(ctx context.Context) (err error) {
+	defer levee.Wrap(&err, "payment.AskDue()")
+	return sweep(ctx, func() ([]Attempt, error) { return dueAttempts(ctx, s.db.Query, s.clock(), sweepBatch) }, s.askOne)
+}
+
+func (s *Service) askOne(ctx context.Context, a Attempt) error {
+	var claimed bool
+	err := s.db.Tx(ctx, "payment.ask_claim", func(ctx context.Context, tx *db.Tx) (err error) {
+		claimed, err = claimAttempt(ctx, tx, a, s.clock().Add(backoff(a.asked+1, firstAsk, mostAsk)))
+		return err
+	})
+	if err != nil || !claimed {
+		return err
+	}
+	if _, err := s.askAbout(ctx, a); err != nil {
+		s.log.WarnContext(ctx, "a payment provider could not be asked, it is asked again", "payment", int64(a.ID), "times", a.asked+1, "err", err)
+	}
+	return nil
+}
+
+// RefundDue tries the refunds that are due.
+func (s *Service) RefundDue(ctx context.Context) (err error) {
+	defer levee.Wrap(&err, "payment.RefundDue()")
+	return sweep(ctx, func() ([]Refund, error) { return dueRefunds(ctx, s.db.Query, s.clock(), sweepBatch) }, s.tryRefund)
+}
+
+// sweep runs do for each thing that is due, until nothing is. Everything that do touches is put off, so it is not found again
+// at once; an error of do means that the database would not even do that.
+func sweep[T any](ctx context.Context, due func() ([]T, error), do func(context.Context, T) error) error {
+	for {
+		list, err := due()
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		g, gctx := errgroup.WithContext(levee.WithActor(ctx, levee.System))
+		g.SetLimit(sweepWorkers)
+		for _, one := range list {
+			g.Go(func() error {
+				ctx, stop := context.WithTimeout(gctx, callTimeout)
+				defer stop()
+				return do(ctx, one)
+			})
+		}
+		if err := g.Wait(); err != nil || len(list) < sweepBatch {
+			return err
+		}
+	}
+}

@@ -1,0 +1,101 @@
+package db
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"levee"
+)
+
+const (
+	// insertRowsMax is the most rows of one INSERT. Beyond it a row hardly gets cheaper, and each size keeps a prepared statement.
+	insertRowsMax = 64
+	// insertParamsMax keeps a statement under the 999 parameters that every build of SQLite takes.
+	insertParamsMax = 900
+)
+
+// insertPlan holds the texts of one table's INSERT of 1, 2, 4, … 64 rows.
+type insertPlan struct {
+	columns []string
+	largest int // exponent of the most rows in one statement
+	texts   [7]string
+}
+
+// InsertRows inserts rows in statements of many rows each. Each row has one value per column, of the types Exec takes. It is
+// all or nothing only together with the transaction: after an error the function should return it.
+func (t *Tx) InsertRows(_ context.Context, table string, columns []string, rows [][]any) error {
+	if err := t.usable(); err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	p, err := t.w.insertPlan(table, columns)
+	if err != nil {
+		return err
+	}
+	for len(rows) > 0 {
+		e := min(bits.Len(uint(len(rows)))-1, p.largest)
+		n := 1 << e
+		if err := t.w.conn.insert(p.texts[e], len(columns), rows[:n]); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// insertPlan returns the texts for a table and columns, which it keeps.
+func (w *writer) insertPlan(table string, columns []string) (*insertPlan, error) {
+	for _, p := range w.inserts[table] {
+		if slices.Equal(p.columns, columns) {
+			return p, nil
+		}
+	}
+	if len(columns) == 0 || len(columns) > insertParamsMax {
+		return nil, levee.Invalid("columns", fmt.Sprintf("1 to %d names", insertParamsMax), len(columns))
+	}
+	p := &insertPlan{columns: slices.Clone(columns)}
+	one := "(" + strings.Repeat("?,", len(columns)-1) + "?)"
+	for e := range p.texts {
+		n := 1 << e
+		if n > insertRowsMax || n > 1 && n*len(columns) > insertParamsMax {
+			break
+		}
+		p.largest = e
+		p.texts[e] = "INSERT INTO " + table + " (" + strings.Join(columns, ",") + ") VALUES " + strings.Repeat(one+",", n-1) + one
+	}
+	w.inserts[table] = append(w.inserts[table], p)
+	return p, nil
+}
+
+// insert runs one INSERT of several rows.
+func (c *conn) insert(text string, columns int, rows [][]any) error {
+	c.args = c.args[:0]
+	for i, row := range rows {
+		if len(row) != columns {
+			return fmt.Errorf("row %d has %d values for %d columns", i+1, len(row), columns)
+		}
+		for _, v := range row {
+			switch v.(type) {
+			case int64, string:
+			default:
+				var err error
+				if v, err = toValue(v); err != nil {
+					return fmt.Errorf("row %d: %w", i+1, err)
+				}
+			}
+			c.args = append(c.args, driver.NamedValue{Ordinal: len(c.args) + 1, Value: v})
+		}
+	}
+	s, err := c.prepared(text)
+	if err != nil {
+		return err
+	}
+	_, err = c.execStmt(background, s, c.args)
+	return err
+}

@@ -1,0 +1,317 @@
+package db
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"levee"
+)
+
+// Schema is one owner's migrations: files schema/NNNN_what.sql, applied in order of their numbers, each in one transaction.
+// Where engines differ a file has a twin per engine: NNNN_what.sqlite.sql and NNNN_what.mysql.sql.
+type Schema struct {
+	Owner string
+	FS    fs.FS
+}
+
+// migration is one file as it is for this engine.
+type migration struct {
+	owner, name, checksum string
+	number                string
+	statements            []statement
+}
+
+func (m migration) String() string { return m.owner + "/" + m.name }
+
+const schemaFileMax = 1 << 20 // bytes; a migration is written by hand
+
+var (
+	schemaFileName = regexp.MustCompile(`^(\d{4})_[a-z0-9_]+$`)
+	ownerName      = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+	// singleKey is how a schema writes a primary key of one integer; SQLite keeps rows in its order, without a second tree,
+	// only when the type is spelled INTEGER.
+	singleKey    = regexp.MustCompile(`(?im)^(\s*[a-z_][a-z0-9_]*\s+)BIGINT(\s+NOT\s+NULL\s+PRIMARY\s+KEY\b)`)
+	withoutRowID = regexp.MustCompile(`(?i)\bWITHOUT\s+ROWID\b`)
+)
+
+// load reads the migrations of all schemas, in order.
+func load(schemas []Schema) ([]migration, error) {
+	var out []migration
+	owners := map[string]bool{}
+	for _, s := range schemas {
+		if !ownerName.MatchString(s.Owner) {
+			return nil, levee.Invalid("schema.owner", "a short lower-case word", s.Owner)
+		}
+		if owners[s.Owner] {
+			return nil, fmt.Errorf("schema %s is given twice", s.Owner)
+		}
+		owners[s.Owner] = true
+		ms, err := loadOwner(s)
+		if err != nil {
+			return nil, fmt.Errorf("schema %s: %w", s.Owner, err)
+		}
+		out = append(out, ms...)
+	}
+	return out, nil
+}
+
+func loadOwner(s Schema) ([]migration, error) {
+	files, err := fs.Glob(s.FS, "schema/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no files schema/*.sql")
+	}
+	chosen := map[string]string{} // name → file for this engine
+	other := map[string]bool{}    // name → has a file for another engine only
+	for _, f := range files {
+		base := strings.TrimSuffix(strings.TrimPrefix(f, "schema/"), ".sql")
+		name, engine, _ := strings.Cut(base, ".")
+		if !schemaFileName.MatchString(name) || engine != "" && engine != "sqlite" && engine != "mysql" {
+			return nil, fmt.Errorf("file %s: the name must be NNNN_what.sql, NNNN_what.sqlite.sql or NNNN_what.mysql.sql", f)
+		}
+		switch {
+		case engine == "mysql":
+			other[name] = true
+		case chosen[name] == "" || engine == "sqlite":
+			chosen[name] = f
+		}
+	}
+	for name := range other {
+		if chosen[name] == "" {
+			return nil, fmt.Errorf("file %s.mysql.sql has no twin for sqlite", name)
+		}
+	}
+	var out []migration
+	for _, name := range slices.Sorted(maps.Keys(chosen)) {
+		m, err := loadFile(s, name, chosen[name])
+		if err != nil {
+			return nil, fmt.Errorf("file %s: %w", chosen[name], err)
+		}
+		if n := len(out); n > 0 && out[n-1].number == m.number {
+			return nil, fmt.Errorf("files %s and %s have the same number", out[n-1].name, m.name)
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+func loadFile(s Schema, name, path string) (m migration, err error) {
+	text, err := fs.ReadFile(s.FS, path)
+	if err != nil {
+		return m, err
+	}
+	if len(text) > schemaFileMax {
+		return m, fmt.Errorf("larger than %d bytes", schemaFileMax)
+	}
+	plain := strings.ReplaceAll(string(text), "\r\n", "\n")
+	sum := sha256.Sum256([]byte(plain))
+	m = migration{owner: s.Owner, name: name, number: name[:4], checksum: hex.EncodeToString(sum[:])}
+	for _, st := range splitSQL(plain) {
+		if refused[st.verb] {
+			return m, fmt.Errorf("%s is not allowed in a migration", st.verb)
+		}
+		if st.params != 0 {
+			return m, fmt.Errorf("a ? outside of quotes in %q", levee.Shorten(st.text, 80))
+		}
+		if withoutRowID.MatchString(st.text) && !strings.HasSuffix(path, ".sqlite.sql") {
+			return m, fmt.Errorf("WITHOUT ROWID is SQLite's own: allowed in .sqlite.sql files only")
+		}
+		if st.verb == "CREATE" {
+			st.text = singleKey.ReplaceAllString(st.text, "${1}INTEGER${2}")
+		}
+		m.statements = append(m.statements, st)
+	}
+	if len(m.statements) == 0 {
+		return m, fmt.Errorf("no statements in it")
+	}
+	return m, nil
+}
+
+// recorded returns what was applied: owner/name → checksum.
+func (d *DB) recorded(query func(q string) (*Rows, error)) (out map[string]string, err error) {
+	rows, err := query("SELECT owner, name, checksum FROM db_migration")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if e := rows.Close(); err == nil {
+			err = e
+		}
+	}()
+	out = map[string]string{}
+	for rows.Next() {
+		var owner, name, sum string
+		if err := rows.Scan(&owner, &name, &sum); err != nil {
+			return nil, err
+		}
+		out[owner+"/"+name] = sum
+	}
+	return out, rows.Err()
+}
+
+// pending compares files and records, and returns what is still to be applied. A changed or unknown file is an error; unknown
+// ones of owners that are not given are one only when all is set.
+func pending(have []migration, done map[string]string, all bool) ([]migration, error) {
+	known := map[string]bool{}
+	owners := map[string]bool{}
+	highest := map[string]string{}
+	var todo []migration
+	for _, m := range have {
+		known[m.String()] = true
+		owners[m.owner] = true
+		switch sum, ok := done[m.String()]; {
+		case !ok:
+			todo = append(todo, m)
+		case sum != m.checksum:
+			return nil, levee.E(levee.CodeInternal, "the migration %s was changed after it had been applied; "+
+				"put the old text back and write a new file", m)
+		default:
+			highest[m.owner] = m.name
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(done)) {
+		owner, _, _ := strings.Cut(name, "/")
+		if !known[name] && (all || owners[owner]) {
+			return nil, levee.E(levee.CodeInternal, "the database has the migration %s, which this version does not know: "+
+				"a newer version wrote it; start that version", name)
+		}
+	}
+	for _, m := range todo {
+		if m.name < highest[m.owner] {
+			return nil, levee.E(levee.CodeInternal, "the migration %s comes before %s/%s, which is applied already; give it a higher number",
+				m, m.owner, highest[m.owner])
+		}
+	}
+	return todo, nil
+}
+
+// Migrate applies what is missing, forward only, each file in one transaction, and returns the names applied (owner/name).
+// Two processes may call it at once: each file is applied by one of them. A file that changed after it was applied, or one
+// that this version does not know, is CodeInternal and nothing is applied.
+func (d *DB) Migrate(ctx context.Context, schemas []Schema) (applied []string, err error) {
+	defer levee.Wrap(&err, "db.Migrate")
+	have, err := load(schemas)
+	if err != nil {
+		return nil, err
+	}
+	done, err := d.recorded(func(q string) (*Rows, error) { return d.Query(ctx, q) })
+	if err != nil {
+		return nil, err
+	}
+	todo, err := pending(have, done, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range todo {
+		ran := false
+		err := d.Tx(ctx, "db.migrate", func(ctx context.Context, tx *Tx) error {
+			done, err := d.recorded(func(q string) (*Rows, error) { return tx.Query(ctx, q) })
+			if err != nil {
+				return err
+			}
+			if _, ok := done[m.String()]; ok {
+				return nil // another process was faster
+			}
+			ran = true
+			return m.apply(ctx, tx, d.clock().UnixMicro())
+		})
+		if err != nil {
+			return applied, fmt.Errorf("migration %s: %w", m, err)
+		}
+		if ran {
+			applied = append(applied, m.String())
+			d.log.Info("migration applied", "migration", m.String())
+		}
+	}
+	return applied, nil
+}
+
+func (m migration) apply(ctx context.Context, tx *Tx, now int64) error {
+	for _, st := range m.statements {
+		if _, err := tx.Exec(ctx, st.text); err != nil {
+			return err
+		}
+		tx.w.conn.forget(st.text)
+	}
+	_, err := tx.Exec(ctx, "INSERT INTO db_migration (owner, name, checksum, applied_at) VALUES (?,?,?,?)",
+		m.owner, m.name, m.checksum, now)
+	return err
+}
+
+// CheckMigrations returns nil when the database has exactly the migrations given. Pending ones are named, as are changed ones
+// and those of a newer version; all are CodeInternal.
+func (d *DB) CheckMigrations(ctx context.Context, schemas []Schema) (err error) {
+	defer levee.Wrap(&err, "db.CheckMigrations")
+	have, err := load(schemas)
+	if err != nil {
+		return err
+	}
+	done, err := d.recorded(func(q string) (*Rows, error) { return d.Query(ctx, q) })
+	if err != nil {
+		return err
+	}
+	todo, err := pending(have, done, true)
+	if err != nil {
+		return err
+	}
+	if len(todo) > 0 {
+		names := make([]string, len(todo))
+		for i, m := range todo {
+			names[i] = m.String()
+		}
+		return levee.E(levee.CodeInternal, "the database lacks %s; run `levee migrate`", strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// DumpSchema returns the CREATE statements of all tables and indexes, sorted and with even white space: the golden map.
+func (d *DB) DumpSchema(ctx context.Context) (text string, err error) {
+	defer levee.Wrap(&err, "db.DumpSchema")
+	rows, err := d.Query(ctx, "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if e := rows.Close(); err == nil {
+			err = e
+		}
+	}()
+	type object struct{ kind, name, table, sql string }
+	var all []object
+	for rows.Next() {
+		var o object
+		if err := rows.Scan(&o.kind, &o.name, &o.table, &o.sql); err != nil {
+			return "", err
+		}
+		all = append(all, o)
+	}
+	if err := rows.Err(); err != nil {
+		return "", err
+	}
+	slices.SortFunc(all, func(a, b object) int {
+		return cmp.Or(cmp.Compare(a.table, b.table), -cmp.Compare(a.kind, b.kind), cmp.Compare(a.name, b.name))
+	})
+	var b strings.Builder
+	for _, o := range all {
+		for line := range strings.SplitSeq(o.sql, "\n") {
+			if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "--") {
+				continue
+			} else if !strings.HasPrefix(line, "CREATE") && !strings.HasPrefix(line, ")") {
+				line = "  " + line
+			}
+			b.WriteString(line + "\n")
+		}
+		b.WriteString(";\n\n")
+	}
+	return strings.TrimSpace(strings.ReplaceAll(b.String(), "\n;", ";")) + "\n", nil
+}

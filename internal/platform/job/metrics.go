@@ -1,0 +1,68 @@
+package job
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"levee/internal/platform/obs"
+)
+
+// How a run can end.
+const (
+	outcomeDone        = "done"
+	outcomeRetry       = "retry"
+	outcomeDead        = "dead"
+	outcomeSnoozed     = "snoozed"
+	outcomeInterrupted = "interrupted"
+	outcomeLost        = "lost"
+)
+
+type metrics struct {
+	enqueued, finished *prometheus.CounterVec
+	seconds            *prometheus.HistogramVec
+	late               *prometheus.HistogramVec
+	running            *prometheus.GaugeVec
+	rescued            prometheus.Counter
+
+	kinds sync.Map // name → *kindMetrics
+}
+
+// kindMetrics are those of one kind, looked up once.
+type kindMetrics struct {
+	enqueued prometheus.Counter
+	seconds  prometheus.Observer
+	outcomes map[string]prometheus.Counter
+}
+
+func (k *kindMetrics) finished(outcome string) prometheus.Counter { return k.outcomes[outcome] }
+
+func newMetrics(r *prometheus.Registry) *metrics {
+	return &metrics{
+		enqueued: obs.Register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "levee_job_enqueued_total",
+			Help: "Jobs added, including those rolled back later."}, []string{"job"})),
+		finished: obs.Register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "levee_job_finished_total",
+			Help: "Runs that ended, by how: done, retry, dead, snoozed, interrupted (the process stopped), lost (the lease was)."},
+			[]string{"job", "outcome"})),
+		seconds: obs.Register(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "levee_job_run_seconds",
+			Help: "Time in a job's function.", Buckets: prometheus.ExponentialBuckets(0.0005, 5, 9)}, []string{"job"})),
+		late: obs.Register(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "levee_job_late_seconds",
+			Help: "From the time a job was due to its start.", Buckets: prometheus.ExponentialBuckets(0.0005, 5, 9)}, []string{"pool"})),
+		running: obs.Register(r, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "levee_job_running_jobs",
+			Help: "Slots in use."}, []string{"pool"})),
+		rescued: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{Name: "levee_job_rescued_total",
+			Help: "Jobs whose lease ran out and that were taken back."})),
+	}
+}
+
+func (m *metrics) kind(name string) *kindMetrics {
+	if k, ok := m.kinds.Load(name); ok {
+		return k.(*kindMetrics)
+	}
+	k := &kindMetrics{enqueued: m.enqueued.WithLabelValues(name), seconds: m.seconds.WithLabelValues(name), outcomes: map[string]prometheus.Counter{}}
+	for _, o := range []string{outcomeDone, outcomeRetry, outcomeDead, outcomeSnoozed, outcomeInterrupted, outcomeLost} {
+		k.outcomes[o] = m.finished.WithLabelValues(name, o)
+	}
+	m.kinds.Store(name, k)
+	return k
+}

@@ -1,0 +1,389 @@
+package sale
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+	"levee/internal/platform/limit"
+	"levee/internal/platform/web"
+)
+
+const (
+	operators = levee.RoleOperator | levee.RoleAdministrator
+	buyers    = levee.RoleCustomer | operators
+	tag       = "sales"
+)
+
+// Routes adds the room's operations to the server.
+func (s *Service) Routes(srv *web.Server) {
+	srv.Fast(s.refuseFast)
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales", ID: "listSales", Tag: tag, Limit: limit.Read,
+		Summary: "List sales, newest first; operators see drafts and rehearsals too"}, s.getSales)
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}", ID: "getSale", Tag: tag, Limit: limit.Read, Summary: "Read a sale"}, s.getSale)
+	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/events", ID: "watchSale", Tag: tag, Timeout: -1, Quiet: true,
+		Summary: "Watch the phases of a sale (server-sent events)"}, http.HandlerFunc(s.watchSale),
+		web.RawDoc{Produces: []string{"text/event-stream"}, Responses: map[int]any{200: nil}})
+	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/admissions", ID: "admitBuyer", Tag: tag, Roles: buyers, Status: 201,
+		Limit: limit.Admission, Errors: []int{403, 404, 410}, Summary: "Get an admission token for a sale"}, s.postAdmission)
+	srv.Raw(web.Route{Method: "POST", Path: "/v1/sales/{sale}/purchases", ID: "buyInSale", Tag: tag, Roles: buyers, Status: 201, Limit: limit.Purchase,
+		BodyMax: maxWishBody, Idempotent: true, Errors: []int{400, 403, 404, 409, 410, 422, 503}, Summary: "Take units of a sale",
+		Description: "201: the order is on disk. 202: a place in the line, ask for it at Location; it becomes an order or a refusal. " +
+			"409 sold_out, limit_reached, paused or not_open; 410 ended. A refusal takes nothing and may be tried again with the same key."},
+		http.HandlerFunc(s.purchase), web.RawDoc{Request: wishBody{}, Responses: map[int]any{201: ticketView{}, 202: ticketView{}},
+			Headers: map[string]string{"Levee-Admission": "The admission token", "Prefer": "respond-async: answer 202 at once"}})
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/reservations/{reservation}", ID: "getReservation", Tag: tag, Roles: buyers, Limit: limit.Poll,
+		Summary: "Ask what became of a reservation"}, s.getReservation)
+	srv.Raw(web.Route{Method: "GET", Path: "/v1/reservations/{reservation}/events", ID: "watchReservation", Tag: tag, Roles: buyers, Timeout: -1, Quiet: true,
+		Summary: "Wait for a reservation's result (server-sent events)"}, http.HandlerFunc(s.watchReservation),
+		web.RawDoc{Produces: []string{"text/event-stream"}, Responses: map[int]any{200: nil}})
+	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/reservations/{reservation}", ID: "giveUpReservation", Tag: tag, Roles: buyers, Status: 204,
+		Limit: limit.Write, Errors: []int{404, 409}, Summary: "Give an unpaid reservation up"}, s.deleteReservation)
+	web.Add(srv, web.Route{Method: "POST", Path: "/v1/reservations/{reservation}/voids", ID: "voidReservation", Tag: tag, Roles: operators, Status: 204,
+		Limit: limit.Write, Errors: []int{404, 409}, Summary: "Void a buyer's unpaid reservation, with a reason"}, s.postVoid)
+	s.operatorRoutes(srv)
+}
+
+func (s *Service) operatorRoutes(srv *web.Server) {
+	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales", ID: "createSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write, Idempotent: true,
+		Errors: []int{404, 422}, Summary: "Draft a sale"}, s.postSale)
+	web.Add(srv, web.Route{Method: "PUT", Path: "/v1/sales/{sale}", ID: "changeSale", Tag: tag, Roles: operators, Limit: limit.Write,
+		Errors: []int{404, 409, 422}, Summary: "Change the terms of a sale"}, s.putSale)
+	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/acts", ID: "actOnSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write, Idempotent: true,
+		Errors: []int{404, 409, 422}, Summary: "Schedule, pause, resume, stop, top up, withdraw, force sold out or end a sale"}, s.postAct)
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/acts", ID: "listActs", Tag: tag, Roles: operators, Limit: limit.Read,
+		Summary: "What operators did to a sale, who and why"}, s.getActs)
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/ledger", ID: "listLedger", Tag: tag, Roles: operators, Limit: limit.Read,
+		Summary: "Every movement of a sale's stock, newest first"}, s.getLedger)
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/account", ID: "getAccount", Tag: tag, Roles: operators, Limit: limit.Read,
+		Summary: "Prove a sale's books and show them"}, s.getAccount)
+	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/reconciliations", ID: "reconcileSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write,
+		Summary: "Load a sale's gate anew from SQL and prove its books"}, s.postReconciliation)
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/readiness", ID: "getReadiness", Tag: tag, Roles: operators, Limit: limit.Read,
+		Summary: "The warm-up check: could this node start the sale now?"}, s.getReadiness)
+	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/rehearsals", ID: "rehearseSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write, Idempotent: true,
+		Errors: []int{404, 422}, Summary: "Copy a sale for a rehearsal: no stock of the catalog, invented buyers only"}, s.postRehearsal)
+	srv.Raw(web.Route{Method: "POST", Path: "/v1/sales/{sale}/rehearsal-buyers", ID: "inventBuyers", Tag: tag, Roles: operators, Limit: limit.Write, Timeout: -1,
+		Errors: []int{404, 409, 422}, Summary: "Invent buyers for a rehearsal: one JSON line each, with their tokens"}, http.HandlerFunc(s.postRehearsalBuyers),
+		web.RawDoc{Request: inventRequest{}, Responses: map[int]any{200: nil}, Produces: []string{"application/jsonl"}})
+	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/reservations", ID: "exportReservations", Tag: tag, Roles: operators, Timeout: -1,
+		Summary: "Every reservation of a sale, one JSON line each"}, http.HandlerFunc(s.exportReservations),
+		web.RawDoc{Responses: map[int]any{200: nil}, Produces: []string{"application/jsonl"}})
+}
+
+type salePath struct {
+	Sale string `path:"sale" doc:"The sale's id"`
+}
+
+func (s *Service) saleOf(ctx context.Context, public string) (*Sale, error) {
+	n, err := s.Sealer.Open(levee.KindSale, public)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.saleByID(ctx, levee.SaleID(n))
+	if err != nil {
+		return nil, err
+	}
+	if v.State == StateDraft && !levee.ActorFrom(ctx).Roles.Has(operators) {
+		return nil, errNoSale
+	}
+	return v, nil
+}
+
+type saleView struct {
+	ID         string       `json:"id"`
+	Title      string       `json:"title"`
+	Product    string       `json:"product"`
+	SKU        string       `json:"sku"`
+	Price      web.Money    `json:"price"`
+	PerBuyer   int32        `json:"per_buyer"`
+	StartsAt   time.Time    `json:"starts_at"`
+	EndsAt     time.Time    `json:"ends_at"`
+	PayWithin  int64        `json:"pay_within_seconds"`
+	Phase      string       `json:"phase" enum:"draft,upcoming,open,sold_out,paused,ended"`
+	Admission  bool         `json:"admission" doc:"A purchase needs an admission token"`
+	Rehearsal  bool         `json:"rehearsal,omitempty"`
+	ServerTime time.Time    `json:"server_time" doc:"Count down on this clock"`
+	Operator   *saleDetails `json:"operator,omitempty"`
+	Links      saleLinks    `json:"links"`
+}
+
+type saleDetails struct {
+	State         string `json:"state"`
+	Units         int64  `json:"units"`
+	ForcedSoldOut bool   `json:"forced_sold_out"`
+	Version       int64  `json:"version"`
+}
+
+type saleLinks struct {
+	Self       string `json:"self"`
+	Admissions string `json:"admissions"`
+	Purchases  string `json:"purchases"`
+	Events     string `json:"events"`
+}
+
+func (s *Service) view(ctx context.Context, v *Sale) saleView {
+	public := s.Sealer.Seal(levee.KindSale, int64(v.ID))
+	now := s.Obs.Clock().UTC()
+	phase := string(v.PhaseAt(now))
+	if l := (*s.live.Load())[public]; l != nil && phase == string(PhaseOpen) {
+		if r := l.sw.shut.Load(); r == refusalSoldOut || r == refusalForced {
+			phase = "sold_out"
+		}
+	}
+	self := "/v1/sales/" + public
+	out := saleView{
+		ID: public, Title: v.Title, Product: s.Sealer.Seal(levee.KindProduct, int64(v.Product)), SKU: s.Sealer.Seal(levee.KindSKU, int64(v.SKU)),
+		Price: web.MoneyOf(v.Price), PerBuyer: v.PerBuyer, StartsAt: v.StartsAt, EndsAt: v.EndsAt, PayWithin: int64(v.PayWithin / time.Second),
+		Phase: phase, Admission: v.Admission, Rehearsal: v.Rehearsal, ServerTime: now,
+		Links: saleLinks{Self: self, Admissions: self + "/admissions", Purchases: self + "/purchases", Events: self + "/events"},
+	}
+	if levee.ActorFrom(ctx).Roles.Has(operators) {
+		out.Operator = &saleDetails{State: string(v.State), Units: v.Units, ForcedSoldOut: v.ForcedSoldOut, Version: v.Version}
+	}
+	return out
+}
+
+type saleOut struct{ Body saleView }
+
+func (s *Service) getSale(ctx context.Context, in *salePath) (*saleOut, error) {
+	if l := (*s.live.Load())[in.Sale]; l != nil {
+		return &saleOut{s.view(ctx, l.view.Load())}, nil
+	}
+	v, err := s.saleOf(ctx, in.Sale)
+	if err != nil {
+		return nil, err
+	}
+	return &saleOut{s.view(ctx, v)}, nil
+}
+
+type listInput struct {
+	After string `query:"after" doc:"The id of the last one of the page before"`
+	Limit int    `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
+}
+
+type salesOut struct {
+	Body struct {
+		Sales []saleView `json:"sales"`
+		Next  string     `json:"next,omitempty" doc:"Give it as after to read on"`
+	}
+}
+
+func (s *Service) getSales(ctx context.Context, in *struct {
+	listInput
+	Live bool `query:"live" doc:"Leave out what is over"`
+}) (*salesOut, error) {
+	p := levee.Page{Limit: in.Limit}
+	if in.After != "" {
+		n, err := s.Sealer.Open(levee.KindSale, in.After)
+		if err != nil {
+			return nil, levee.Invalid("query.after", "the id of a sale", in.After)
+		}
+		p.After = n
+	}
+	p = p.Normal()
+	list, err := s.sales(ctx, p, levee.ActorFrom(ctx).Roles.Has(operators), in.Live)
+	if err != nil {
+		return nil, err
+	}
+	out := &salesOut{}
+	out.Body.Sales = make([]saleView, len(list))
+	for i, v := range list {
+		out.Body.Sales[i] = s.view(ctx, v)
+	}
+	if len(list) == p.Limit {
+		out.Body.Next = out.Body.Sales[len(list)-1].ID
+	}
+	return out, nil
+}
+
+func (s *Service) watchSale(w http.ResponseWriter, r *http.Request) {
+	l, err := s.liveFor(r.Context(), r.PathValue("sale"))
+	if err != nil {
+		web.WriteError(w, r, err)
+		return
+	}
+	s.Push.ServeSSE(w, r, "sale:"+l.public)
+}
+
+type admissionOut struct {
+	Body struct {
+		Token     string    `json:"token" doc:"Send it as Levee-Admission with a purchase"`
+		ExpiresAt time.Time `json:"expires_at"`
+	}
+}
+
+func (s *Service) postAdmission(ctx context.Context, in *salePath) (*admissionOut, error) {
+	l, err := s.liveFor(ctx, in.Sale)
+	if err != nil {
+		return nil, err
+	}
+	v, who, now := l.view.Load(), levee.ActorFrom(ctx), s.Obs.Clock()
+	if v.PhaseAt(now) == PhaseEnded {
+		return nil, refusalEnded.err
+	}
+	if v.Rehearsal != who.Rehearsal {
+		return nil, errRehearsal
+	}
+	out := &admissionOut{}
+	out.Body.ExpiresAt = now.Add(s.Config.AdmissionFor).UTC().Truncate(time.Second)
+	out.Body.Token = s.tokens.issue(v.ID, who.User, out.Body.ExpiresAt)
+	return out, nil
+}
+
+// ticketView documents what a purchase and a reservation look like.
+type ticketView struct {
+	Reservation string      `json:"reservation"`
+	Sale        string      `json:"sale,omitempty"`
+	Quantity    int32       `json:"quantity,omitempty"`
+	Place       string      `json:"place" enum:"queued,ordered,released,refused"`
+	Repeated    bool        `json:"repeated,omitempty" doc:"This is the first answer again"`
+	Order       string      `json:"order,omitempty"`
+	Total       *web.Money  `json:"total,omitempty"`
+	Error       string      `json:"error,omitempty" doc:"Why it was refused"`
+	Message     string      `json:"message,omitempty"`
+	PollAfter   int64       `json:"poll_after_ms,omitempty" doc:"Ask again after this time; absent where the answer is final"`
+	Links       ticketLinks `json:"links"`
+}
+
+type ticketLinks struct {
+	Self  string `json:"self,omitempty"`
+	Order string `json:"order,omitempty"`
+	Pay   string `json:"pay,omitempty"`
+}
+
+type reservationPath struct {
+	Reservation string `path:"reservation" doc:"The reservation's id"`
+}
+
+func (s *Service) getReservation(ctx context.Context, in *reservationPath) (*struct{ Body ticketView }, error) {
+	n, err := s.Sealer.Open(levee.KindReservation, in.Reservation)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.Reservation(ctx, levee.ReservationID(n), levee.ActorFrom(ctx))
+	if err != nil {
+		return nil, err
+	}
+	out := ticketView{Reservation: in.Reservation, Place: st.Place, Quantity: st.Quantity, Links: ticketLinks{Self: "/v1/reservations/" + in.Reservation}}
+	if st.Sale != 0 {
+		out.Sale = s.ref(st.Sale)
+	}
+	switch st.Place {
+	case "queued":
+		out.PollAfter = 3000
+	case "refused":
+		out.Error, out.Message = string(levee.CodeOf(st.Refusal)), messageOf(st.Refusal)
+	default:
+		out.Order = s.Sealer.Seal(levee.KindOrder, n)
+		out.Links.Order = "/v1/orders/" + out.Order
+		if st.State == Reserved {
+			out.Links.Pay = out.Links.Order + "/payments"
+		}
+	}
+	return &struct{ Body ticketView }{out}, nil
+}
+
+func (s *Service) watchReservation(w http.ResponseWriter, r *http.Request) {
+	public := r.PathValue("reservation")
+	n, err := s.Sealer.Open(levee.KindReservation, public)
+	if err == nil {
+		_, err = s.Reservation(r.Context(), levee.ReservationID(n), levee.ActorFrom(r.Context()))
+	}
+	if err != nil {
+		web.WriteError(w, r, err)
+		return
+	}
+	s.Push.ServeSSE(w, r, "reservation:"+public)
+}
+
+func (s *Service) deleteReservation(ctx context.Context, in *reservationPath) (*struct{}, error) {
+	n, err := s.Sealer.Open(levee.KindReservation, in.Reservation)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.GiveUp(ctx, levee.ReservationID(n), levee.ActorFrom(ctx))
+}
+
+func (s *Service) postVoid(ctx context.Context, in *struct {
+	reservationPath
+	Body struct {
+		Reason string `json:"reason" minLength:"1" maxLength:"180"`
+	}
+}) (*struct{}, error) {
+	n, err := s.Sealer.Open(levee.KindReservation, in.Reservation)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.Void(ctx, levee.ReservationID(n), levee.ActorFrom(ctx), in.Body.Reason)
+}
+
+type termsBody struct {
+	Title     string    `json:"title" minLength:"1" maxLength:"120"`
+	SKU       string    `json:"sku" doc:"The id of the SKU that is sold"`
+	Price     web.Money `json:"price" doc:"Of one unit"`
+	Units     int64     `json:"units" minimum:"1" maximum:"100000000"`
+	PerBuyer  int32     `json:"per_buyer" minimum:"1" maximum:"1000"`
+	StartsAt  time.Time `json:"starts_at"`
+	EndsAt    time.Time `json:"ends_at"`
+	PayWithin int64     `json:"pay_within_seconds,omitempty" minimum:"10" maximum:"604800" doc:"1800 if left out"`
+	Admission *bool     `json:"admission,omitempty" doc:"A purchase needs an admission token; true if left out"`
+	Version   int64     `json:"version,omitempty" doc:"For a change: the version that was read"`
+}
+
+func (s *Service) terms(b termsBody) (Terms, error) {
+	sku, err := s.Sealer.Open(levee.KindSKU, b.SKU)
+	if err != nil {
+		return Terms{}, levee.Invalid("body.sku", "the id of a SKU", b.SKU)
+	}
+	return Terms{
+		Title: b.Title, SKU: levee.SKUID(sku), Price: levee.Money{Minor: b.Price.Amount, Currency: b.Price.Currency}, Units: b.Units,
+		PerBuyer: b.PerBuyer, StartsAt: b.StartsAt, EndsAt: b.EndsAt, PayWithin: time.Duration(b.PayWithin) * time.Second,
+		Admission: b.Admission == nil || *b.Admission,
+	}, nil
+}
+
+func (s *Service) postSale(ctx context.Context, in *struct{ Body termsBody }) (*saleOut, error) {
+	t, err := s.terms(in.Body)
+	if err != nil {
+		return nil, err
+	}
+	return web.Once(ctx, s.DB, "createSale", web.KeyFrom(ctx), in.Body, func(ctx context.Context, tx *db.Tx) (*saleOut, error) {
+		v, err := s.CreateTx(ctx, tx, t, levee.ActorFrom(ctx))
+		if err != nil {
+			return nil, err
+		}
+		return &saleOut{s.view(ctx, v)}, nil
+	})
+}
+
+func (s *Service) putSale(ctx context.Context, in *struct {
+	salePath
+	Body termsBody
+}) (*saleOut, error) {
+	old, err := s.saleOf(ctx, in.Sale)
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.terms(in.Body)
+	if err != nil {
+		return nil, err
+	}
+	t.Rehearsal = old.Rehearsal
+	v, err := s.Change(ctx, old.ID, in.Body.Version, t, levee.ActorFrom(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return &saleOut{s.view(ctx, v)}, nil
+}
+
+func messageOf(err error) string {
+	var e *levee.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return ""
+}

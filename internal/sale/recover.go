@@ -1,0 +1,270 @@
+package sale
+
+import (
+	"context"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+)
+
+// Warm loads every unfinished sale from SQL into its gate. Until a sale is loaded it answers "not warmed", which is not "sold
+// out". It is called once before the server listens, and is safe to call again.
+func (s *Service) Warm(ctx context.Context) (err error) {
+	defer levee.Wrap(&err, "sale.Warm")
+	list, err := s.unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range list {
+		if err := s.loadGate(ctx, s.bring(v)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadGate rebuilds a gate from SQL: available = remaining, buyers from reservations. It reads inside a writing transaction and
+// loads after its commit, so that no settlement or release can fall between what was read and what is loaded.
+func (s *Service) loadGate(ctx context.Context, l *live) error {
+	started := time.Now()
+	var buyers int
+	err := s.DB.Tx(ctx, "sale.load", func(ctx context.Context, tx *db.Tx) error {
+		v, stock, err := s.lockSale(ctx, tx, l.view.Load().ID)
+		if err != nil {
+			return err
+		}
+		holdings, err := s.holdings(ctx, tx, v)
+		if err != nil {
+			return err
+		}
+		buyers = len(holdings)
+		tx.AtCommit(func() {
+			l.gate.load(stock.Remaining, v.PerBuyer, holdings)
+			if v.Version >= l.view.Load().Version {
+				l.view.Store(v)
+			}
+			l.refreshSwitch(s.Obs.Clock())
+		})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.log.Info("a sale was loaded", "sale", l.public, "buyers", buyers, "seconds", time.Since(started).Seconds())
+	return nil
+}
+
+// Account is what is known of a sale at one moment: SQL's stock, the sums of its reservations and of its ledger, and the gate.
+type Account struct {
+	Sale         *Sale
+	Stock        Stock
+	Reservations map[ReservationState]Sum
+	Ledger       map[string]int64
+	Gate         gateNumbers
+	// OverLimit counts buyers who hold more than they may: always 0.
+	OverLimit int64
+	// Problems names every book that does not balance; empty is what it must be.
+	Problems []string
+}
+
+// Sum of reservations in one state.
+type Sum struct{ Count, Units int64 }
+
+// Balanced reports whether every unit is accounted for in every book.
+func (a *Account) Balanced() bool { return len(a.Problems) == 0 }
+
+// GateAgrees reports whether the gate of this node counts what SQL counts. An ended sale needs no gate.
+func (a *Account) GateAgrees() bool {
+	return a.Sale.State == StateEnded || a.Sale.State == StateDraft || a.Gate.Warm && a.Gate.Remaining+a.Gate.Unsettled == a.Stock.Remaining
+}
+
+// Prove adds up a sale's books in one snapshot and names every difference. The gate's numbers are those of the same commit: every
+// change of stock in SQL reaches the gate in the order of the commits, so remaining + unsettled there is remaining here, exactly,
+// however many purchases are under way.
+func (s *Service) Prove(ctx context.Context, sale levee.SaleID) (a *Account, err error) {
+	defer levee.Wrap(&err, "sale.Prove(%d)", sale)
+	err = s.DB.Tx(ctx, "sale.prove", func(ctx context.Context, tx *db.Tx) error {
+		if a, err = s.proveTx(ctx, tx, sale); err != nil {
+			return err
+		}
+		if l := s.liveByID(sale); l != nil {
+			tx.AtCommit(func() { a.Gate = l.gate.move(0, 0, 0) })
+		}
+		return nil
+	})
+	return a, err
+}
+
+func (s *Service) proveTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (*Account, error) {
+	v, stock, err := s.lockSale(ctx, tx, sale)
+	if err != nil {
+		return nil, err
+	}
+	a := &Account{Sale: v, Stock: stock}
+	if a.Reservations, err = s.reservationSums(ctx, tx, v); err != nil {
+		return nil, err
+	}
+	if a.Ledger, err = s.ledgerSums(ctx, tx, sale); err != nil {
+		return nil, err
+	}
+	if a.OverLimit, err = s.overLimit(ctx, tx, v); err != nil {
+		return nil, err
+	}
+	a.Problems = a.differences()
+	return a, nil
+}
+
+func (a *Account) differences() []string {
+	var problems []string
+	check := func(ok bool, what string) {
+		if !ok {
+			problems = append(problems, what)
+		}
+	}
+	st, res, led := a.Stock, a.Reservations, a.Ledger
+	check(st.Balanced(), "offered - withdrawn is not remaining + reserved + sold")
+	check(st.Reserved == res[Reserved].Units, "stock reserved is not the sum of reserved reservations")
+	check(st.Sold == res[Sold].Units, "stock sold is not the sum of sold reservations")
+	check(st.Offered == led[movedOffered], "stock offered is not the ledger's offered")
+	check(st.Withdrawn == led[movedWithdrawn], "stock withdrawn is not the ledger's withdrawn")
+	check(st.Sold == led[movedSold], "stock sold is not the ledger's sold")
+	check(st.Reserved == led[movedReserved]-led[movedReleased]-led[movedSold], "stock reserved is not the ledger's reserved - released - sold")
+	check(a.OverLimit == 0, "a buyer holds more than he may")
+	return problems
+}
+
+// reconcileAll proves every live sale and repairs the gates that differ from SQL.
+func (s *Service) reconcileAll(ctx context.Context) {
+	for _, l := range *s.live.Load() {
+		if err := s.reconcile(ctx, l); err != nil && ctx.Err() == nil {
+			s.log.Error("a sale could not be reconciled; it is tried again", "sale", l.public, "err", err)
+		}
+	}
+}
+
+// reconcile proves a sale's account against SQL and repairs the fast path from SQL. Books in SQL that do not balance are
+// a defect: they are logged and counted, never "repaired" by guessing.
+func (s *Service) reconcile(ctx context.Context, l *live) error {
+	a, err := s.Prove(ctx, l.view.Load().ID)
+	if err != nil {
+		return err
+	}
+	if !a.Balanced() {
+		s.metrics.imbalances.Inc()
+		s.log.Error("the books of a sale do not balance", "sale", l.public, "problems", a.Problems, "stock", a.Stock, "ledger", a.Ledger)
+	}
+	if a.GateAgrees() {
+		return nil
+	}
+	if a.Gate.Warm {
+		s.metrics.repairs.Inc()
+		s.log.Warn("a gate differed from SQL and is loaded anew", "sale", l.public, "gate", a.Gate, "stock", a.Stock)
+	}
+	return s.loadGate(ctx, l)
+}
+
+// Reconcile proves a sale now, repairs its gate at once if it is off, and returns the account: an operator's act.
+func (s *Service) Reconcile(ctx context.Context, sale levee.SaleID) (*Account, error) {
+	if l := s.liveByID(sale); l != nil {
+		if err := s.loadGate(ctx, l); err != nil {
+			return nil, err
+		}
+	}
+	return s.Prove(ctx, sale)
+}
+
+// ProveAll proves every sale in SQL and calls yield for each, newest first: levee doctor and the kill test read it.
+func (s *Service) ProveAll(ctx context.Context, yield func(*Account) error) error {
+	for page := (levee.Page{Limit: levee.MaxPageLimit}); ; {
+		list, err := s.sales(ctx, page, true, false)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		for _, v := range list {
+			a, err := s.Prove(ctx, v.ID)
+			if err != nil {
+				return err
+			}
+			if err := yield(a); err != nil {
+				return err
+			}
+			page.After = int64(v.ID)
+		}
+	}
+}
+
+// Readiness tells an operator whether this node could start the sale now, and what is missing.
+type Readiness struct {
+	Phase    Phase
+	Warm     bool
+	Stock    Stock
+	Gate     gateNumbers
+	Problems []string
+}
+
+// CheckReady is the warm-up check: terms, stock and gate of a sale on this node.
+func (s *Service) CheckReady(ctx context.Context, sale levee.SaleID) (*Readiness, error) {
+	a, err := s.Prove(ctx, sale)
+	if err != nil {
+		return nil, err
+	}
+	r := &Readiness{Phase: a.Sale.PhaseAt(s.Obs.Clock()), Warm: a.Gate.Warm, Stock: a.Stock, Gate: a.Gate, Problems: a.Problems}
+	switch {
+	case a.Sale.State == StateDraft:
+		r.Problems = append(r.Problems, "the sale is a draft; schedule it")
+	case !a.Gate.Warm && r.Phase != PhaseEnded:
+		r.Problems = append(r.Problems, "the sale is not loaded on this node")
+	case !a.GateAgrees():
+		r.Problems = append(r.Problems, "the gate's stock differs from SQL's")
+	}
+	if a.Stock.Remaining == 0 && (r.Phase == PhaseOpen || r.Phase == PhaseUpcoming) {
+		r.Problems = append(r.Problems, "no unit is free")
+	}
+	if run := s.run.Load(); run == nil {
+		r.Problems = append(r.Problems, "settlement is not running on this node")
+	}
+	return r, nil
+}
+
+// ReservationStatus is what a buyer is told about his place in the line.
+type ReservationStatus struct {
+	Reservation
+	// Place is "queued" (waits for its settlement), "ordered", "released" or "refused".
+	Place string
+	// Refusal tells why, where Place is "refused".
+	Refusal error
+}
+
+// Reservation tells a buyer (or an operator) what became of a reservation. The memory of this node is asked first, then SQL. A
+// genuine id that neither knows was in the line of a process that died before its commit: it took nothing.
+func (s *Service) Reservation(ctx context.Context, id levee.ReservationID, who levee.Actor) (ReservationStatus, error) {
+	for _, l := range *s.live.Load() {
+		l.late.Lock()
+		buyer, waits := l.waited[id]
+		l.late.Unlock()
+		if waits && buyer == who.User {
+			return ReservationStatus{Reservation: Reservation{ID: id, Sale: l.view.Load().ID, Buyer: buyer}, Place: "queued"}, nil
+		}
+	}
+	r, found, err := s.reservationByID(ctx, id)
+	if err != nil {
+		return ReservationStatus{}, err
+	}
+	if !found {
+		if e := s.refuse.of(id); e != nil {
+			return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: e}, nil
+		}
+		return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: errPlaceLost}, nil
+	}
+	if r.Buyer != who.User && !who.Roles.Has(levee.RoleOperator|levee.RoleAdministrator) {
+		return ReservationStatus{}, levee.E(levee.CodeNotFound, "there is no such reservation")
+	}
+	st := ReservationStatus{Reservation: r, Place: "ordered"}
+	if r.State == Released {
+		st.Place = "released"
+	}
+	return st, nil
+}
+
+var errPlaceLost = levee.E(levee.CodeUnavailable, "the place in the line was lost before it became an order; nothing was taken, try again")

@@ -1,0 +1,99 @@
+package sale
+
+import (
+	"sync"
+	"time"
+
+	"levee"
+)
+
+// refusal is a no that is the same for everybody, made once so that a loser costs nothing to answer.
+type refusal struct {
+	err    *levee.Error
+	answer *answer
+}
+
+func newRefusal(err *levee.Error) *refusal { return &refusal{err: err, answer: newAnswer(err)} }
+
+var (
+	refusalSoldOut = newRefusal(levee.E(levee.CodeSoldOut, "every unit is taken; one may come back until the sale ends"))
+	refusalForced  = newRefusal(levee.E(levee.CodeSoldOut, "every unit is taken"))
+	refusalPaused  = newRefusal(levee.E(levee.CodePaused, "the sale is paused; it goes on shortly").After(3 * time.Second))
+	refusalEnded   = newRefusal(levee.E(levee.CodeEnded, "the sale is over"))
+	refusalDraft   = newRefusal(levee.E(levee.CodeNotFound, "there is no such sale"))
+	refusalCold    = newRefusal(levee.E(levee.CodeNotWarmed, "the sale is being loaded; ask again in a second").After(time.Second))
+)
+
+// notOpen refuses before the start and tells when it is.
+func (v *Sale) notOpen() *refusal {
+	return newRefusal(levee.E(levee.CodeNotOpen, "the sale starts at %s", v.StartsAt.Format(time.RFC3339)).
+		With("starts_at", v.StartsAt.Format(time.RFC3339Nano)))
+}
+
+// refusals keeps for ten minutes why a reservation that was answered 202 became nothing, so that its buyer learns the reason
+// when he asks. It is bounded; who falls out is told that his place was lost, which is true.
+type refusals struct {
+	mu  sync.Mutex // guards all below
+	why map[levee.ReservationID]refused
+}
+
+type refused struct {
+	err   error
+	until time.Time
+}
+
+const (
+	refusalKept    = 10 * time.Minute
+	refusalsAtMost = 100_000
+)
+
+func newRefusals() *refusals { return &refusals{why: map[levee.ReservationID]refused{}} }
+
+func (r *refusals) keep(id levee.ReservationID, err error, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.why) < refusalsAtMost {
+		r.why[id] = refused{err: err, until: now.Add(refusalKept)}
+	}
+}
+
+func (r *refusals) of(id levee.ReservationID) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.why[id].err
+}
+
+func (r *refusals) sweep(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, e := range r.why {
+		if now.After(e.until) {
+			delete(r.why, id)
+		}
+	}
+}
+
+// settledLate keeps a refusal for a buyer who was answered 202, and tells his page.
+func (s *Service) settledLate(l *live, t *taking) {
+	place := "ordered"
+	if t.result.err != nil {
+		place = "refused"
+		s.refuse.keep(t.id, t.result.err, s.Obs.Clock())
+	}
+	public := s.Sealer.Seal(levee.KindReservation, int64(t.id))
+	s.Push.Publish("reservation:"+public, "reservation", []byte(`{"reservation":"`+public+`","place":"`+place+`"}`))
+}
+
+// publish tells the pages of a sale when its phase changes.
+func (s *Service) publish(l *live, now time.Time) {
+	v := l.view.Load()
+	phase := string(v.PhaseAt(now))
+	if r := l.sw.shut.Load(); phase == string(PhaseOpen) && (r == refusalSoldOut || r == refusalForced) {
+		phase = "sold_out"
+	}
+	if last := l.lastPublished.Load(); last != nil && *last == phase {
+		return
+	}
+	l.lastPublished.Store(&phase)
+	s.Push.Publish("sale:"+l.public, "phase", []byte(`{"sale":"`+l.public+`","phase":"`+phase+`","at":"`+now.UTC().Format(time.RFC3339Nano)+`"}`))
+}

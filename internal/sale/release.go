@@ -1,0 +1,193 @@
+package sale
+
+import (
+	"context"
+
+	"levee"
+	"levee/internal/order"
+	"levee/internal/platform/db"
+)
+
+// source is the room as order sees it: where an order's units came from, and where they go back to.
+type source Service
+
+// ReleaseTx gives the units of a cancelled order back, once: the reservation's compare-and-set decides. They are free for the
+// next buyer after the commit; if the sale is over they go on to the catalog in the same transaction.
+func (src *source) ReleaseTx(ctx context.Context, tx *db.Tx, o order.Order, reason string) error {
+	s := (*Service)(src)
+	r, err := s.reservationTx(ctx, tx, levee.ReservationID(o.ID))
+	if err != nil {
+		return err
+	}
+	v, _, err := s.lockSale(ctx, tx, r.Sale)
+	if err != nil {
+		return err
+	}
+	won, err := s.moveReservationTx(ctx, tx, r.ID, Reserved, Released)
+	if err != nil || !won {
+		return err
+	}
+	units := int64(r.Quantity)
+	if err := s.releaseStockTx(ctx, tx, r.Sale, units); err != nil {
+		return err
+	}
+	if err := s.step("release.after_stock"); err != nil {
+		return err
+	}
+	actor := levee.ActorFrom(ctx).User
+	if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: movedReleased, units: units, reservation: r.ID, actor: actor, reason: short(reason)}); err != nil {
+		return err
+	}
+	if v.State == StateEnded {
+		return s.withdrawTx(ctx, tx, v, units, actor, "given back after the sale's end")
+	}
+	tx.AtCommit(func() { s.gateMove(r.Sale, units, r.Buyer, -r.Quantity) })
+	return nil
+}
+
+// SoldTx marks the units of a paid order as sold.
+func (src *source) SoldTx(ctx context.Context, tx *db.Tx, o order.Order) error {
+	s := (*Service)(src)
+	r, err := s.reservationTx(ctx, tx, levee.ReservationID(o.ID))
+	if err != nil {
+		return err
+	}
+	if _, err := s.stockTx(ctx, tx, r.Sale); err != nil {
+		return err
+	}
+	won, err := s.moveReservationTx(ctx, tx, r.ID, Reserved, Sold)
+	if err != nil || !won {
+		return err
+	}
+	if err := s.sellStockTx(ctx, tx, r.Sale, int64(r.Quantity)); err != nil {
+		return err
+	}
+	return s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: movedSold, units: int64(r.Quantity), reservation: r.ID, actor: levee.ActorFrom(ctx).User})
+}
+
+// ReviveTx takes the units of a cancelled order again because its money came after all. It reports false, and the money goes
+// back, if the sale is over, the units are gone, or the buyer has taken others since and would hold more than he may.
+func (src *source) ReviveTx(ctx context.Context, tx *db.Tx, o order.Order) (bool, error) {
+	s := (*Service)(src)
+	r, err := s.reservationTx(ctx, tx, levee.ReservationID(o.ID))
+	if err != nil {
+		return false, err
+	}
+	v, stock, err := s.lockSale(ctx, tx, r.Sale)
+	if err != nil {
+		return false, err
+	}
+	held, err := s.heldBy(ctx, tx, r.Sale, []*taking{{attempt: attempt{buyer: r.Buyer}}})
+	if err != nil {
+		return false, err
+	}
+	var sum int32
+	for _, h := range held[r.Buyer] {
+		if h.State != Released {
+			sum += h.Quantity
+		}
+	}
+	units := int64(r.Quantity)
+	if v.State == StateEnded || v.State == StateStopped || v.ForcedSoldOut || stock.Remaining < units || sum+r.Quantity > v.PerBuyer {
+		return false, nil
+	}
+	won, err := s.moveReservationTx(ctx, tx, r.ID, Released, Sold)
+	if err != nil || !won {
+		return false, err
+	}
+	if err := s.takeStockTx(ctx, tx, r.Sale, units); err != nil {
+		return false, err
+	}
+	if err := s.sellStockTx(ctx, tx, r.Sale, units); err != nil {
+		return false, err
+	}
+	for _, kind := range []string{movedReserved, movedSold} {
+		m := movement{sale: r.Sale, kind: kind, units: units, reservation: r.ID, actor: levee.ActorFrom(ctx).User, reason: "paid after its cancellation"}
+		if err := s.ledgerTx(ctx, tx, m); err != nil {
+			return false, err
+		}
+	}
+	tx.AtCommit(func() { s.gateMove(r.Sale, -units, r.Buyer, r.Quantity) })
+	return true, nil
+}
+
+// gateMove follows in memory what SQL committed, and lifts the switch when stock came back.
+func (s *Service) gateMove(sale levee.SaleID, units int64, buyer levee.UserID, held int32) {
+	l := s.liveByID(sale)
+	if l == nil {
+		return
+	}
+	n := l.gate.move(units, buyer, held)
+	if units > 0 {
+		l.sw.lift(n.Epoch)
+	}
+}
+
+// withdrawTx takes free units out of the sale and gives them back to the catalog (a rehearsal has taken none from there).
+func (s *Service) withdrawTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, actor levee.UserID, reason string) error {
+	if err := s.withdrawStockTx(ctx, tx, v.ID, units); err != nil {
+		return err
+	}
+	if err := s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedWithdrawn, units: units, actor: actor, reason: short(reason)}); err != nil {
+		return err
+	}
+	if v.Rehearsal {
+		return nil
+	}
+	return s.Catalog.ReturnTx(ctx, tx, v.SKU, units, reason, s.ref(v.ID))
+}
+
+// offerTx brings units into the sale, out of the catalog's stock on hand. It fails with CodeOutOfStock if fewer are there.
+func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, actor levee.UserID, reason string) error {
+	if !v.Rehearsal {
+		if err := s.Catalog.TakeTx(ctx, tx, v.SKU, units, reason, s.ref(v.ID)); err != nil {
+			return err
+		}
+	}
+	if err := s.offerStockTx(ctx, tx, v.ID, units); err != nil {
+		return err
+	}
+	return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedOffered, units: units, actor: actor, reason: short(reason)})
+}
+
+// ref is how the catalog's ledger names a sale.
+func (s *Service) ref(sale levee.SaleID) string {
+	return s.Sealer.Seal(levee.KindSale, int64(sale))
+}
+
+func short(reason string) string { return levee.Shorten(reason, maxReason) }
+
+// GiveUp cancels a buyer's own unpaid reservation; the next in line can have the units. It fails with CodeNotFound for a
+// reservation that is not his and CodeConflict for one that is paid or gone.
+func (s *Service) GiveUp(ctx context.Context, id levee.ReservationID, buyer levee.Actor) error {
+	r, found, err := s.reservationByID(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !found || r.Buyer != buyer.User {
+		return levee.E(levee.CodeNotFound, "there is no such reservation")
+	}
+	return s.Orders.Cancel(ctx, levee.OrderID(id), buyer, "given up by the buyer")
+}
+
+// Void cancels any buyer's unpaid reservation for a stated reason: an operator's act, kept in the order's history, the sale's
+// ledger and its acts. A paid one is refunded through its order instead (CodeConflict says so).
+func (s *Service) Void(ctx context.Context, id levee.ReservationID, operator levee.Actor, reason string) error {
+	if reason == "" {
+		return levee.Invalid("body.reason", "a reason of 1 to 180 bytes", reason)
+	}
+	r, found, err := s.reservationByID(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return levee.E(levee.CodeNotFound, "there is no such reservation")
+	}
+	return s.DB.Tx(ctx, "sale.void", func(ctx context.Context, tx *db.Tx) error {
+		if err := s.Orders.CancelTx(ctx, tx, levee.OrderID(id), operator, reason); err != nil {
+			return err
+		}
+		return s.actTx(ctx, tx, r.Sale, Act{Act: "void", Units: int64(r.Quantity), Reason: short(reason),
+			Detail: s.Sealer.Seal(levee.KindReservation, int64(id)), Actor: operator.User})
+	})
+}

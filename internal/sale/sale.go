@@ -1,0 +1,331 @@
+// Package sale sells limited stock to a crowd: window, admission, gate, settlement, release and the ledger of every unit.
+//
+// It owns sales, their stock, reservations and ledger. It does not own products (catalog), orders (order) or money (payment):
+// it takes units from catalog when a sale is scheduled, writes orders in its own settlement, and is told by order when one
+// is paid or cancelled. SQL has the last word, the gate only says no, and a buyer is told "yes" after the commit.
+package sale
+
+import (
+	"context"
+	"embed"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"levee"
+	"levee/internal/catalog"
+	"levee/internal/order"
+	"levee/internal/platform/db"
+	"levee/internal/platform/event"
+	"levee/internal/platform/id"
+	"levee/internal/platform/obs"
+	"levee/internal/platform/push"
+)
+
+//go:embed schema/*.sql
+var schemaFS embed.FS
+
+// Schema returns the room's migrations.
+func Schema() db.Schema { return db.Schema{Owner: "sale", FS: schemaFS} }
+
+// Config of the sale engine. The zero value is usable.
+type Config struct {
+	// HoldFor is how long a buyer's request is held while his purchase commits; after it he gets 202 and a reservation to ask
+	// for. Default 2 s, allowed 50 ms to 30 s. Shorter: more polling; longer: more open requests when the disk is slow.
+	HoldFor time.Duration
+	// BatchMax is the most purchases settled in one transaction. Default 256, allowed 1 to 4096. Larger: fewer commits, but
+	// each waits longer.
+	BatchMax int
+	// WaitingMax is the most purchases that may wait for settlement, per sale; beyond it buyers get 503 and nothing is taken.
+	// Default 20000, allowed 1 to 1000000. It bounds memory and the longest wait.
+	WaitingMax int
+	// AdmissionFor is how long an admission token is valid. Default 15 min, allowed 10 s to 24 h.
+	AdmissionFor time.Duration
+	// ReconcileEvery is how often each live sale is proved against SQL. Default 30 s, allowed 1 s to 1 h.
+	ReconcileEvery time.Duration
+}
+
+func (c *Config) fill() error {
+	for _, f := range []struct {
+		name     string
+		v        *time.Duration
+		def      time.Duration
+		min, max time.Duration
+	}{
+		{"sale.hold_for", &c.HoldFor, 2 * time.Second, 50 * time.Millisecond, 30 * time.Second},
+		{"sale.admission_for", &c.AdmissionFor, 15 * time.Minute, 10 * time.Second, 24 * time.Hour},
+		{"sale.reconcile_every", &c.ReconcileEvery, 30 * time.Second, time.Second, time.Hour},
+	} {
+		if *f.v == 0 {
+			*f.v = f.def
+		}
+		if *f.v < f.min || *f.v > f.max {
+			return levee.Invalid(f.name, "a duration from "+f.min.String()+" to "+f.max.String(), *f.v)
+		}
+	}
+	if c.BatchMax == 0 {
+		c.BatchMax = 256
+	}
+	if c.BatchMax < 1 || c.BatchMax > 4096 {
+		return levee.Invalid("sale.batch_max", "a number from 1 to 4096", c.BatchMax)
+	}
+	if c.WaitingMax == 0 {
+		c.WaitingMax = 20_000
+	}
+	if c.WaitingMax < 1 || c.WaitingMax > 1_000_000 {
+		return levee.Invalid("sale.waiting_max", "a number from 1 to 1000000", c.WaitingMax)
+	}
+	return nil
+}
+
+// Deps is what the room is built from. AdmissionKey signs admission tokens (32 bytes, secret).
+type Deps struct {
+	DB      *db.DB
+	IDs     *id.Generator
+	Sealer  *id.Sealer
+	Obs     *obs.Obs
+	Events  *event.Bus
+	Push    *push.Hub
+	Catalog *catalog.Service
+	Orders  *order.Service
+	// Authenticate verifies an access token without touching a database in the common case: the sold-out path calls it for
+	// every loser.
+	Authenticate func(token string) (levee.Actor, error)
+	// RehearsalTokens issues access tokens for invented buyers.
+	RehearsalTokens func(ctx context.Context, n int, ttl time.Duration, yield func(levee.UserID, string) error) error
+	AdmissionKey    []byte
+	Config          Config
+}
+
+// Service is the room.
+type Service struct {
+	Deps
+	log     *slog.Logger
+	metrics *metrics
+	tokens  *admissions
+
+	mu     sync.Mutex                       // serialises changes of the map of live sales
+	live   atomic.Pointer[map[string]*live] // by public id, replaced as a whole: the hot path reads it without a lock
+	run    atomic.Pointer[runner]           // set while Run is under way
+	joined sync.WaitGroup                   // settlers
+	fault  func(step string) error          // set by tests only: what fails or dies at a named step
+	refuse *refusals                        // refusals of reservations that were answered 202
+}
+
+type runner struct{ ctx context.Context }
+
+// step is where a test may break the engine: it returns an error to inject, and may panic to simulate a kill.
+func (s *Service) step(name string) error {
+	if s.fault == nil {
+		return nil
+	}
+	return s.fault(name)
+}
+
+// State of a sale as it is stored. Whether a scheduled sale is open follows from the clock.
+type State string
+
+// The states. A paused sale lets what is in the gate settle; a stopped one refuses that too. Ended is final.
+const (
+	StateDraft     State = "draft"
+	StateScheduled State = "scheduled"
+	StatePaused    State = "paused"
+	StateStopped   State = "stopped"
+	StateEnded     State = "ended"
+)
+
+// Phase is what a sale is at a moment, by its state and the clock.
+type Phase string
+
+// The phases.
+const (
+	PhaseDraft    Phase = "draft"
+	PhaseUpcoming Phase = "upcoming"
+	PhaseOpen     Phase = "open"
+	PhasePaused   Phase = "paused"
+	PhaseEnded    Phase = "ended"
+)
+
+// Sale is one sale's terms. Times are UTC, units and limits are counts.
+type Sale struct {
+	ID            levee.SaleID
+	Title         string
+	Product       levee.ProductID
+	SKU           levee.SKUID
+	Price         levee.Money
+	Units         int64 // what a draft will offer when it is scheduled
+	PerBuyer      int32
+	StartsAt      time.Time
+	EndsAt        time.Time
+	PayWithin     time.Duration
+	State         State
+	ForcedSoldOut bool
+	// Admission tells whether a purchase needs an admission token.
+	Admission bool
+	// Rehearsal sales sell to invented buyers only, take no stock from the catalog, and are left out of the public lists.
+	Rehearsal bool
+	Version   int64
+	CreatedBy levee.UserID
+	CreatedAt time.Time
+	UpdatedAt time.Time
+
+	early *atomic.Pointer[refusal] // "not open yet", made once per version of the terms
+}
+
+// upcoming returns the refusal before the start.
+func (s *Sale) upcoming() *refusal {
+	if r := s.early.Load(); r != nil {
+		return r
+	}
+	r := s.notOpen()
+	s.early.Store(r)
+	return r
+}
+
+// PhaseAt tells what the sale is at a moment.
+func (s *Sale) PhaseAt(now time.Time) Phase {
+	switch {
+	case s.State == StateDraft:
+		return PhaseDraft
+	case s.State == StateEnded || !now.Before(s.EndsAt):
+		return PhaseEnded
+	case s.State == StatePaused || s.State == StateStopped:
+		return PhasePaused
+	case now.Before(s.StartsAt):
+		return PhaseUpcoming
+	}
+	return PhaseOpen
+}
+
+// Stock is a sale's account by SQL: offered - withdrawn = remaining + reserved + sold.
+type Stock struct {
+	Offered, Remaining, Reserved, Sold, Withdrawn int64
+}
+
+// Balanced reports whether every unit is accounted for.
+func (s Stock) Balanced() bool {
+	return s.Offered-s.Withdrawn == s.Remaining+s.Reserved+s.Sold &&
+		s.Remaining >= 0 && s.Reserved >= 0 && s.Sold >= 0 && s.Withdrawn >= 0
+}
+
+// ReservationState of a row of sale_reservation.
+type ReservationState int8
+
+// The states of a reservation in SQL.
+const (
+	Reserved ReservationState = 1
+	Sold     ReservationState = 2
+	Released ReservationState = 3
+)
+
+func (r ReservationState) String() string {
+	switch r {
+	case Reserved:
+		return "reserved"
+	case Sold:
+		return "sold"
+	case Released:
+		return "released"
+	}
+	return "unknown"
+}
+
+// Reservation is what a buyer took. Its order has the same number.
+type Reservation struct {
+	ID       levee.ReservationID
+	Sale     levee.SaleID
+	Buyer    levee.UserID
+	Quantity int32
+	State    ReservationState
+	key      int64
+}
+
+// Limits of a sale's terms.
+const (
+	maxTitle     = 120
+	maxUnits     = 100_000_000
+	maxPerBuyer  = 1000
+	maxPayWithin = 7 * 24 * time.Hour
+	minPayWithin = 10 * time.Second
+	maxReason    = 180
+)
+
+// New builds the room and joins it to order as the source "sale" and "rehearsal". It fails with CodeInvalid on a config value
+// out of bounds. Nothing sells before Warm.
+func New(d Deps) (*Service, error) {
+	if err := d.Config.fill(); err != nil {
+		return nil, err
+	}
+	tokens, err := newAdmissions(d.AdmissionKey)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{Deps: d, log: d.Obs.Named("sale"), metrics: newMetrics(d.Obs), tokens: tokens, refuse: newRefusals()}
+	s.live.Store(&map[string]*live{})
+	d.Orders.AddSource(sourceSale, (*source)(s))
+	d.Orders.AddSource(sourceRehearsal, (*source)(s))
+	return s, nil
+}
+
+// The names under which orders of this room are kept.
+const (
+	sourceSale      = "sale"
+	sourceRehearsal = "rehearsal"
+)
+
+func (s *Sale) source() string {
+	if s.Rehearsal {
+		return sourceRehearsal
+	}
+	return sourceSale
+}
+
+// Run settles purchases, keeps the switches true to the clock, ends sales that are over and proves the accounts, until ctx
+// ends. Then no purchase is admitted any more, and those under way are settled before it returns.
+func (s *Service) Run(ctx context.Context) error {
+	r := &runner{ctx: ctx}
+	s.mu.Lock()
+	s.run.Store(r)
+	for _, l := range *s.live.Load() {
+		s.startSettler(r, l)
+	}
+	s.mu.Unlock()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	reconcile := time.NewTicker(s.Config.ReconcileEvery)
+	defer reconcile.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.housekeep(ctx)
+		case <-reconcile.C:
+			s.reconcileAll(ctx)
+		case <-ctx.Done():
+			s.mu.Lock()
+			s.run.Store(nil)
+			s.mu.Unlock()
+			s.joined.Wait()
+			return nil
+		}
+	}
+}
+
+// housekeep moves every switch to what clock and gate say, ends what is over and tells the pages. It is the net under the
+// switch: whatever message was missed is made good within a tick.
+func (s *Service) housekeep(ctx context.Context) {
+	now := s.Obs.Clock()
+	for _, l := range *s.live.Load() {
+		l.refreshSwitch(now)
+		v := l.view.Load()
+		if v.State != StateEnded && !now.Before(v.EndsAt) {
+			_, err := s.Do(ctx, v.ID, Command{Act: "end", Reason: "the sale's time is over"}, levee.System)
+			if err != nil && ctx.Err() == nil && levee.CodeOf(err) != levee.CodeConflict {
+				s.log.Error("a sale that is over could not be ended; it is tried again", "sale", v.ID, "err", err)
+			}
+		}
+		s.publish(l, now)
+	}
+	s.metrics.flushRefusals(s.log)
+	s.refuse.sweep(now)
+}

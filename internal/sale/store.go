@@ -1,0 +1,442 @@
+package sale
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+)
+
+const headColumns = "id, title, product_id, sku_id, price_minor, currency, planned_units, per_buyer, starts_at, ends_at, " +
+	"pay_within_us, state, forced_sold_out, admission, rehearsal, version, created_by, created_at, updated_at"
+
+type scanner interface{ Scan(...any) error }
+
+func scanSale(row scanner) (*Sale, error) {
+	var (
+		v                                     Sale
+		starts, ends, payWithin, created, upd int64
+		forced, admission, rehearsal          int
+	)
+	err := row.Scan(&v.ID, &v.Title, &v.Product, &v.SKU, &v.Price.Minor, &v.Price.Currency, &v.Units, &v.PerBuyer, &starts, &ends,
+		&payWithin, &v.State, &forced, &admission, &rehearsal, &v.Version, &v.CreatedBy, &created, &upd)
+	if errors.Is(err, db.ErrNoRows) {
+		return nil, errNoSale
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.StartsAt, v.EndsAt, v.CreatedAt, v.UpdatedAt = micro(starts), micro(ends), micro(created), micro(upd)
+	v.PayWithin = time.Duration(payWithin) * time.Microsecond
+	v.early = new(atomic.Pointer[refusal])
+	v.ForcedSoldOut, v.Admission, v.Rehearsal = forced != 0, admission != 0, rehearsal != 0
+	return &v, nil
+}
+
+var errNoSale = levee.E(levee.CodeNotFound, "there is no such sale")
+
+func micro(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (s *Service) insertSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
+	_, err := tx.Exec(ctx, "INSERT INTO sale_head ("+headColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+		v.ID, v.Title, v.Product, v.SKU, v.Price.Minor, v.Price.Currency, v.Units, v.PerBuyer, v.StartsAt.UnixMicro(), v.EndsAt.UnixMicro(),
+		v.PayWithin.Microseconds(), v.State, flag(v.ForcedSoldOut), flag(v.Admission), flag(v.Rehearsal), v.Version, v.CreatedBy,
+		v.CreatedAt.UnixMicro(), v.UpdatedAt.UnixMicro())
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "INSERT INTO sale_stock (sale_id, offered, remaining, reserved, sold, withdrawn) VALUES (?,0,0,0,0,0)", v.ID)
+	return err
+}
+
+// updateSaleTx writes the terms if nobody changed them since they were read, and raises the version.
+func (s *Service) updateSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
+	v.UpdatedAt = s.Obs.Clock().UTC().Truncate(time.Microsecond)
+	r, err := tx.Exec(ctx, "UPDATE sale_head SET title=?, product_id=?, sku_id=?, price_minor=?, currency=?, planned_units=?, per_buyer=?, "+
+		"starts_at=?, ends_at=?, pay_within_us=?, state=?, forced_sold_out=?, admission=?, version=version+1, updated_at=? WHERE id=? AND version=?",
+		v.Title, v.Product, v.SKU, v.Price.Minor, v.Price.Currency, v.Units, v.PerBuyer, v.StartsAt.UnixMicro(), v.EndsAt.UnixMicro(),
+		v.PayWithin.Microseconds(), v.State, flag(v.ForcedSoldOut), flag(v.Admission), v.UpdatedAt.UnixMicro(), v.ID, v.Version)
+	if err != nil {
+		return err
+	}
+	if n, err := r.RowsAffected(); err != nil || n != 1 {
+		return errors.Join(levee.E(levee.CodeConflict, "the sale was changed by somebody else; read it again"), err)
+	}
+	v.Version++
+	return nil
+}
+
+func (s *Service) saleTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (*Sale, error) {
+	return scanSale(tx.QueryRow(ctx, "SELECT "+headColumns+" FROM sale_head WHERE id=?", sale))
+}
+
+func (s *Service) saleByID(ctx context.Context, sale levee.SaleID) (*Sale, error) {
+	return scanSale(s.DB.QueryRow(ctx, "SELECT "+headColumns+" FROM sale_head WHERE id=?", sale))
+}
+
+// sales lists sales newest first. Without drafts and rehearsals unless all is set; live leaves out ended ones.
+func (s *Service) sales(ctx context.Context, p levee.Page, all, live bool) ([]*Sale, error) {
+	p = p.Normal()
+	if p.After == 0 {
+		p.After = 1<<63 - 1
+	}
+	where, args := "id < ?", []any{p.After}
+	if !all {
+		where += " AND state <> ? AND rehearsal = 0"
+		args = append(args, StateDraft)
+	}
+	if live {
+		where += " AND state <> ?"
+		args = append(args, StateEnded)
+	}
+	return s.listSales(ctx, "SELECT "+headColumns+" FROM sale_head WHERE "+where+" ORDER BY id DESC LIMIT ?", append(args, p.Limit)...)
+}
+
+// unfinished lists every sale that is neither a draft nor ended: what must be live.
+func (s *Service) unfinished(ctx context.Context) ([]*Sale, error) {
+	return s.listSales(ctx, "SELECT "+headColumns+" FROM sale_head WHERE state IN (?,?,?) ORDER BY id", StateScheduled, StatePaused, StateStopped)
+}
+
+func (s *Service) listSales(ctx context.Context, query string, args ...any) ([]*Sale, error) {
+	rows, err := s.DB.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []*Sale
+	for rows.Next() {
+		v, err := scanSale(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
+}
+
+const stockColumns = "offered, remaining, reserved, sold, withdrawn"
+
+func scanStock(row scanner) (st Stock, err error) {
+	err = row.Scan(&st.Offered, &st.Remaining, &st.Reserved, &st.Sold, &st.Withdrawn)
+	if errors.Is(err, db.ErrNoRows) {
+		err = errNoSale
+	}
+	return st, err
+}
+
+func (s *Service) stockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (Stock, error) {
+	return scanStock(tx.QueryRow(ctx, "SELECT "+stockColumns+" FROM sale_stock WHERE sale_id=?"+s.DB.Dialect().ForUpdate(), sale))
+}
+
+func (s *Service) stockOf(ctx context.Context, sale levee.SaleID) (Stock, error) {
+	return scanStock(s.DB.QueryRow(ctx, "SELECT "+stockColumns+" FROM sale_stock WHERE sale_id=?", sale))
+}
+
+// lockSale locks the sale's stock row, so that settlements of one sale follow each other on every engine, and reads the terms.
+func (s *Service) lockSale(ctx context.Context, tx *db.Tx, sale levee.SaleID) (*Sale, Stock, error) {
+	st, err := s.stockTx(ctx, tx, sale)
+	if err != nil {
+		return nil, st, err
+	}
+	v, err := s.saleTx(ctx, tx, sale)
+	return v, st, err
+}
+
+// takeStockTx is the condition that makes overselling impossible whatever the gate said.
+func (s *Service) takeStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
+	return s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining-?, reserved=reserved+? WHERE sale_id=? AND remaining>=?",
+		units, units, sale, units)
+}
+
+func (s *Service) releaseStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
+	return s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining+?, reserved=reserved-? WHERE sale_id=? AND reserved>=?",
+		units, units, sale, units)
+}
+
+func (s *Service) sellStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
+	return s.changeStock(ctx, tx, "UPDATE sale_stock SET sold=sold+?, reserved=reserved-? WHERE sale_id=? AND reserved>=?",
+		units, units, sale, units)
+}
+
+func (s *Service) offerStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
+	return s.changeStock(ctx, tx, "UPDATE sale_stock SET offered=offered+?, remaining=remaining+? WHERE sale_id=?", units, units, sale)
+}
+
+func (s *Service) withdrawStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
+	return s.changeStock(ctx, tx, "UPDATE sale_stock SET withdrawn=withdrawn+?, remaining=remaining-? WHERE sale_id=? AND remaining>=?",
+		units, units, sale, units)
+}
+
+// errStockMoved: the stock row does not hold what the transaction read under its lock; the transaction must not go on.
+var errStockMoved = errors.New("the sale's stock row refused a change that its account allowed")
+
+func (s *Service) changeStock(ctx context.Context, tx *db.Tx, query string, args ...any) error {
+	r, err := tx.Exec(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	n, err := r.RowsAffected()
+	if err == nil && n != 1 {
+		err = errStockMoved
+	}
+	return err
+}
+
+var reservationColumns = []string{"id", "sale_id", "buyer_id", "quantity", "state", "key_hash", "updated_at"}
+
+func (s *Service) insertReservationsTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, won []*taking, now time.Time) error {
+	values := make([]any, 0, len(won)*len(reservationColumns))
+	rows := make([][]any, len(won))
+	at := now.UnixMicro()
+	for i, t := range won {
+		values = append(values, int64(t.id), int64(sale), int64(t.buyer), int64(t.quantity), int64(Reserved), t.key, at)
+		rows[i] = values[i*len(reservationColumns):]
+	}
+	return tx.InsertRows(ctx, "sale_reservation", reservationColumns, rows)
+}
+
+const reservationSelect = "SELECT id, sale_id, buyer_id, quantity, state, key_hash FROM sale_reservation WHERE "
+
+func scanReservations(rows *db.Rows, err error) ([]Reservation, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []Reservation
+	for rows.Next() {
+		var r Reservation
+		if err := rows.Scan(&r.ID, &r.Sale, &r.Buyer, &r.Quantity, &r.State, &r.key); err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+// placeholders returns "?,?,…" for at least n values, padded to a power of two so that few statements are prepared.
+func placeholders(n int) (string, int) {
+	size := 1
+	for size < n {
+		size *= 2
+	}
+	return strings.TrimSuffix(strings.Repeat("?,", size), ","), size
+}
+
+// inList appends n ids to args, padded with the last one.
+func inList[T ~int64](args []any, ids []T) (string, []any) {
+	marks, size := placeholders(len(ids))
+	for i := range size {
+		args = append(args, int64(ids[min(i, len(ids)-1)]))
+	}
+	return marks, args
+}
+
+// heldBy reads what the batch's buyers hold of the sale, released reservations included because their keys still count.
+func (s *Service) heldBy(ctx context.Context, tx *db.Tx, sale levee.SaleID, batch []*taking) (map[levee.UserID][]Reservation, error) {
+	buyers := make([]levee.UserID, len(batch))
+	for i, t := range batch {
+		buyers[i] = t.buyer
+	}
+	held := map[levee.UserID][]Reservation{}
+	for len(buyers) > 0 {
+		part := buyers[:min(len(buyers), 256)]
+		buyers = buyers[len(part):]
+		marks, args := inList([]any{int64(sale)}, part)
+		list, err := scanReservations(tx.Query(ctx, reservationSelect+"sale_id=? AND buyer_id IN ("+marks+")", args...))
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range list {
+			held[r.Buyer] = append(held[r.Buyer], r)
+		}
+	}
+	return held, nil
+}
+
+// settledAmong tells which takings of a batch have their reservation on disk. It asks the primary in a transaction of its own,
+// so that it sees every commit that came before.
+func (s *Service) settledAmong(ctx context.Context, batch []*taking) (map[levee.ReservationID]bool, error) {
+	found := map[levee.ReservationID]bool{}
+	err := s.DB.Tx(ctx, "sale.lookup", func(ctx context.Context, tx *db.Tx) error {
+		ids := make([]levee.ReservationID, len(batch))
+		for i, t := range batch {
+			ids[i] = t.id
+		}
+		for len(ids) > 0 {
+			part := ids[:min(len(ids), 256)]
+			ids = ids[len(part):]
+			marks, args := inList(nil, part)
+			list, err := scanReservations(tx.Query(ctx, reservationSelect+"id IN ("+marks+")", args...))
+			if err != nil {
+				return err
+			}
+			for _, r := range list {
+				found[r.ID] = true
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+func (s *Service) reservationsOf(ctx context.Context, sale levee.SaleID, buyer levee.UserID) ([]Reservation, error) {
+	return scanReservations(s.DB.Query(ctx, reservationSelect+"sale_id=? AND buyer_id=? ORDER BY id", sale, buyer))
+}
+
+func (s *Service) reservationByKey(ctx context.Context, sale levee.SaleID, buyer levee.UserID, key int64) (Reservation, bool, error) {
+	list, err := s.reservationsOf(ctx, sale, buyer)
+	for _, r := range list {
+		if r.key == key {
+			return r, true, nil
+		}
+	}
+	return Reservation{}, false, err
+}
+
+func (s *Service) reservationByID(ctx context.Context, id levee.ReservationID) (Reservation, bool, error) {
+	list, err := scanReservations(s.DB.Query(ctx, reservationSelect+"id=?", id))
+	if err != nil || len(list) == 0 {
+		return Reservation{}, false, err
+	}
+	return list[0], true, nil
+}
+
+func (s *Service) reservationTx(ctx context.Context, tx *db.Tx, id levee.ReservationID) (Reservation, error) {
+	list, err := scanReservations(tx.Query(ctx, reservationSelect+"id=?", id))
+	if err == nil && len(list) == 0 {
+		err = levee.E(levee.CodeNotFound, "there is no such reservation")
+	}
+	if err != nil {
+		return Reservation{}, err
+	}
+	return list[0], nil
+}
+
+// moveReservationTx is the compare-and-set on which every release, sale and revival turns. It reports whether it was the one.
+func (s *Service) moveReservationTx(ctx context.Context, tx *db.Tx, id levee.ReservationID, from, to ReservationState) (bool, error) {
+	r, err := tx.Exec(ctx, "UPDATE sale_reservation SET state=?, updated_at=? WHERE id=? AND state=?", to, s.Obs.Clock().UnixMicro(), id, from)
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n == 1, err
+}
+
+// The kinds of movements in the ledger.
+const (
+	movedOffered   = "offered"
+	movedReserved  = "reserved"
+	movedSold      = "sold"
+	movedReleased  = "released"
+	movedWithdrawn = "withdrawn"
+)
+
+type movement struct {
+	sale        levee.SaleID
+	kind        string
+	units       int64
+	reservation levee.ReservationID
+	actor       levee.UserID
+	reason      string
+}
+
+func (s *Service) ledgerTx(ctx context.Context, tx *db.Tx, m movement) error {
+	id, err := s.IDs.Next()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "INSERT INTO sale_ledger (id, sale_id, kind, quantity, reservation_id, actor_id, reason, at) VALUES (?,?,?,?,?,?,?,?)",
+		id, m.sale, m.kind, m.units, m.reservation, m.actor, m.reason, s.Obs.Clock().UnixMicro())
+	return err
+}
+
+// Movement is one row of a sale's ledger.
+type Movement struct {
+	ID          int64
+	Kind        string
+	Quantity    int64
+	Reservation levee.ReservationID
+	Actor       levee.UserID
+	Reason      string
+	At          time.Time
+}
+
+func (s *Service) ledger(ctx context.Context, sale levee.SaleID, p levee.Page) ([]Movement, error) {
+	p = p.Normal()
+	if p.After == 0 {
+		p.After = 1<<63 - 1
+	}
+	rows, err := s.DB.Query(ctx, "SELECT id, kind, quantity, reservation_id, actor_id, reason, at FROM sale_ledger "+
+		"WHERE sale_id=? AND id<? ORDER BY id DESC LIMIT ?", sale, p.After, p.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []Movement
+	for rows.Next() {
+		var m Movement
+		var at int64
+		if err := rows.Scan(&m.ID, &m.Kind, &m.Quantity, &m.Reservation, &m.Actor, &m.Reason, &at); err != nil {
+			return nil, err
+		}
+		m.At = micro(at)
+		list = append(list, m)
+	}
+	return list, rows.Err()
+}
+
+// Act is one act of an operator on a sale.
+type Act struct {
+	ID     int64
+	Act    string
+	Units  int64
+	Reason string
+	Detail string
+	Actor  levee.UserID
+	At     time.Time
+}
+
+func (s *Service) actTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, a Act) error {
+	id, err := s.IDs.Next()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "INSERT INTO sale_act (id, sale_id, act, units, reason, detail, actor_id, at) VALUES (?,?,?,?,?,?,?,?)",
+		id, sale, a.Act, a.Units, a.Reason, a.Detail, a.Actor, s.Obs.Clock().UnixMicro())
+	return err
+}
+
+func (s *Service) acts(ctx context.Context, sale levee.SaleID, p levee.Page) ([]Act, error) {
+	p = p.Normal()
+	if p.After == 0 {
+		p.After = 1<<63 - 1
+	}
+	rows, err := s.DB.Query(ctx, "SELECT id, act, units, reason, detail, actor_id, at FROM sale_act WHERE sale_id=? AND id<? ORDER BY id DESC LIMIT ?",
+		sale, p.After, p.Limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []Act
+	for rows.Next() {
+		var a Act
+		var at int64
+		if err := rows.Scan(&a.ID, &a.Act, &a.Units, &a.Reason, &a.Detail, &a.Actor, &at); err != nil {
+			return nil, err
+		}
+		a.At = micro(at)
+		list = append(list, a)
+	}
+	return list, rows.Err()
+}
