@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"levee"
 	"levee/internal/platform/cache"
 	"levee/internal/platform/db"
@@ -167,9 +169,10 @@ type Service struct {
 	pictures *cache.Cache[levee.PictureID, pictureBytes]
 	// importing is set while an import runs: one at a time bounds the memory that imports need.
 	importing atomic.Bool
+	drifts    prometheus.Gauge
 }
 
-// New builds the catalog. The caches register their metrics with d.Obs, so one Obs carries one catalog.
+// New builds the catalog. It registers metrics with d.Obs, so one Obs carries one catalog.
 func New(d Deps) *Service {
 	d.Config = d.Config.normal()
 	c := func(name string, entries int, ttl time.Duration) cache.Config {
@@ -177,6 +180,7 @@ func New(d Deps) *Service {
 	}
 	return &Service{
 		Deps:     d,
+		drifts:   newDriftGauge(d.Obs.Metrics),
 		products: cache.New[levee.ProductID, Product](c("catalog_product", d.Config.Entries, d.Config.TTL), d.Obs),
 		skus:     cache.New[levee.SKUID, SKU](c("catalog_sku", d.Config.Entries, d.Config.TTL), d.Obs),
 		// Other nodes' takings show after a second; this node's at once.

@@ -286,16 +286,36 @@ func (s *Service) ByID(ctx context.Context, id levee.ProductID) (p Product, err 
 // for what was withdrawn.
 func (s *Service) Shown(ctx context.Context, id levee.ProductID) (Product, error) {
 	p, err := s.ByID(ctx, id)
-	if err != nil || operates(ctx) {
-		return p, err
+	if err == nil {
+		err = hidden(ctx, p.State, "product")
 	}
-	switch p.State {
-	case OnSale:
-		return p, nil
-	case Withdrawn:
-		return Product{}, levee.E(levee.CodeGone, "this product is not sold any more")
+	if err != nil {
+		return Product{}, err
 	}
-	return Product{}, levee.E(levee.CodeNotFound, "there is no such product")
+	return p, nil
+}
+
+// ShownSKU is Shown for one SKU.
+func (s *Service) ShownSKU(ctx context.Context, id levee.SKUID) (SKU, error) {
+	k, err := s.SKUByID(ctx, id)
+	if err == nil {
+		err = hidden(ctx, k.State, "SKU")
+	}
+	if err != nil {
+		return SKU{}, err
+	}
+	return k, nil
+}
+
+// hidden returns the answer that the actor of ctx gets instead of a product in this state, or nil when he may see it.
+func hidden(ctx context.Context, state State, what string) error {
+	switch {
+	case state == OnSale || operates(ctx):
+		return nil
+	case state == Withdrawn:
+		return levee.E(levee.CodeGone, "this %s is not sold any more", what)
+	}
+	return levee.E(levee.CodeNotFound, "there is no such %s", what)
 }
 
 // operates reports whether the actor of ctx runs the shop.
@@ -303,15 +323,16 @@ func operates(ctx context.Context) bool {
 	return levee.ActorFrom(ctx).Roles.Has(levee.RoleOperator | levee.RoleAdministrator)
 }
 
-// List returns a page of products with their stock. Visitors see what is on sale, whatever state they ask for.
-func (s *Service) List(ctx context.Context, f Filter) (list []Product, err error) {
+// List returns a page of products with their stock, and what to give as Page.After for the next one (0: that was the last). Visitors
+// see what is on sale, whatever state they ask for.
+func (s *Service) List(ctx context.Context, f Filter) (list []Product, next levee.ProductID, err error) {
 	defer levee.Wrap(&err, "catalog.List(%s)", shown(f.Prefix))
 	kept, allowed := checkLine(f.Prefix, 0, MaxTitle)
 	if err := refuse("prefix", allowed, f.Prefix); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if f.State != "" && !f.State.valid() {
-		return nil, levee.Invalid("state", stateNames, shown(string(f.State)))
+		return nil, 0, levee.Invalid("state", stateNames, shown(string(f.State)))
 	}
 	f.Prefix, f.Page = titleKey(kept), f.Page.Normal()
 	load := func(ctx context.Context, f Filter) ([]levee.ProductID, error) {
@@ -325,20 +346,23 @@ func (s *Service) List(ctx context.Context, f Filter) (list []Product, err error
 		ids, err = s.lists.Get(ctx, f, load)
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	list = make([]Product, 0, len(ids))
 	for _, id := range ids {
 		p, err := s.ByID(ctx, id)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		// The list may be some seconds older than the product.
 		if f.State == "" || p.State == f.State {
 			list = append(list, p)
 		}
 	}
-	return list, nil
+	if len(ids) == f.Page.Limit {
+		next = ids[len(ids)-1]
+	}
+	return list, next, nil
 }
 
 // SKUByID returns a SKU in any state, with its product's title and state and its stock. CodeNotFound when there is none.

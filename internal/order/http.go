@@ -326,7 +326,7 @@ func actions(actor levee.Actor, o Order) []string {
 		}
 		may = append(may, "cancel")
 	}
-	if isOperator(actor) && o.State != StateRefunding {
+	if isOperator(actor) {
 		add(StateShipped, "ship")
 		add(StateDone, "complete")
 		add(StateRefunding, "refund")

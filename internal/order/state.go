@@ -26,17 +26,22 @@ var stateNames = [...]string{
 	StateRefunding: "refunding", StateRefunded: "refunded", StateCancelled: "cancelled",
 }
 
-// next lists for each state where it may go; every step that is not here is refused. Three arrows need a reason:
-// cancelled → paid is the revival of an order whose money came after its expiry (only MarkPaidTx walks it), and
-// refunding → paid or shipped is a refund which the provider refused for good (only RefundRefusedTx walks them).
+// next lists for each state where an act of the business may lead; every step that is neither here nor in back is refused.
 var next = [...][]State{
 	StateCreated:   {StatePaid, StateCancelled},
 	StatePaid:      {StateShipped, StateRefunding},
 	StateShipped:   {StateDone, StateRefunding},
 	StateDone:      {},
-	StateRefunding: {StateRefunded, StatePaid, StateShipped},
+	StateRefunding: {StateRefunded},
 	StateRefunded:  {},
+	StateCancelled: {},
+}
+
+// back lists the steps against the stream, which only one method each may walk: MarkPaidTx revives an order whose money came
+// after its expiry, RefundRefusedTx returns an order to what it was when the provider refused its refund for good.
+var back = map[State][]State{
 	StateCancelled: {StatePaid},
+	StateRefunding: {StatePaid, StateShipped},
 }
 
 // States returns all states in their numeric order.
@@ -56,7 +61,7 @@ func (s State) String() string {
 	return stateNames[s]
 }
 
-// MayBecome reports whether the step from s to the other state exists at all.
+// MayBecome reports whether an act of the business may lead from s to the other state.
 func (s State) MayBecome(to State) bool {
 	return int(s) < len(next) && slices.Contains(next[s], to)
 }

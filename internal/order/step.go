@@ -3,6 +3,7 @@ package order
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"levee"
@@ -46,8 +47,11 @@ func (s *Service) MarkPaidTx(ctx context.Context, tx *db.Tx, id levee.OrderID, b
 	if err := s.fault("paid.after_source"); err != nil {
 		return 0, err
 	}
-	step := Entry{Actor: levee.System.User, Ref: int64(by.Payment), Reason: reason, At: s.clock()}
-	if err := s.stepTx(ctx, tx, &o, StatePaid, step); err != nil {
+	entry, step := Entry{Actor: levee.System.User, Ref: int64(by.Payment), Reason: reason, At: s.clock()}, s.stepTx
+	if outcome == OutcomeRevived {
+		step = s.backTx
+	}
+	if err := step(ctx, tx, &o, StatePaid, entry); err != nil {
 		return 0, err
 	}
 	return outcome, s.events.Emit(ctx, tx, Paid{
@@ -205,7 +209,7 @@ func (s *Service) RefundRefusedTx(ctx context.Context, tx *db.Tx, id levee.Order
 	if err != nil {
 		return err
 	}
-	return s.stepTx(ctx, tx, &o, before, Entry{Actor: levee.System.User, Reason: levee.Shorten(reason, maxReason), At: s.clock()})
+	return s.backTx(ctx, tx, &o, before, Entry{Actor: levee.System.User, Reason: levee.Shorten(reason, maxReason), At: s.clock()})
 }
 
 // refundingTx locks an order whose refund is under way and returns the state that the refund began from.
@@ -238,6 +242,18 @@ func (s *Service) stepTx(ctx context.Context, tx *db.Tx, o *Order, to State, e E
 	if !o.State.MayBecome(to) {
 		return illegal(o.State, to)
 	}
+	return s.moveTx(ctx, tx, o, to, e)
+}
+
+// backTx is stepTx for the steps against the stream.
+func (s *Service) backTx(ctx context.Context, tx *db.Tx, o *Order, to State, e Entry) error {
+	if !slices.Contains(back[o.State], to) {
+		return illegal(o.State, to)
+	}
+	return s.moveTx(ctx, tx, o, to, e)
+}
+
+func (s *Service) moveTx(ctx context.Context, tx *db.Tx, o *Order, to State, e Entry) error {
 	e.From, e.To, e.At = o.State, to, e.At.UTC().Truncate(time.Microsecond)
 	moved, err := updateState(ctx, tx, o, to, e.At)
 	if err != nil {

@@ -97,6 +97,7 @@ type DB struct {
 	bun     *bun.DB // over readers
 	writer  *writer
 	keeper  *keeper // checkpoints
+	handle  *handle
 
 	closeOnce sync.Once
 	closeErr  error
@@ -120,7 +121,11 @@ func Open(ctx context.Context, cfg Config, o *obs.Obs) (_ *DB, err error) {
 	if err := f.prepare(o.Clock()); err != nil {
 		return nil, err
 	}
-	d := &DB{cfg: cfg, file: f, log: o.Named("db"), clock: o.Clock, metrics: newMetrics(o.Metrics)}
+	h, err := openHandle(f.path)
+	if err != nil {
+		return nil, err
+	}
+	d := &DB{cfg: cfg, handle: h, file: f, log: o.Named("db"), clock: o.Clock, metrics: newMetrics(o.Metrics)}
 	d.readers = sql.OpenDB(readerConnector{f})
 	d.readers.SetMaxOpenConns(cfg.Readers)
 	d.readers.SetMaxIdleConns(cfg.Readers)
@@ -146,6 +151,9 @@ func (d *DB) close() (err error) {
 	d.keeper.stop()
 	err = d.writer.stop()
 	if e := d.readers.Close(); err == nil {
+		err = e
+	}
+	if e := d.handle.close(); err == nil {
 		err = e
 	}
 	return err

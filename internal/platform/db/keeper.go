@@ -24,6 +24,9 @@ const (
 	nudgeEvery = 20 * time.Millisecond
 	// walPages is from how many pages (4 KiB) on the log is moved: 16 MiB, some 0.3 s of full load.
 	walPages = 4096
+	// walRest is how few pages are left for the writer to move, and besideMax how often the keeper tries to come down to it.
+	walRest   = 128
+	besideMax = 4
 )
 
 func newKeeper(d *DB) *keeper {
@@ -80,11 +83,20 @@ func (k *keeper) checkpoint() error {
 	if err != nil || length-moved < walPages {
 		return err
 	}
-	begun := time.Now()
-	if _, _, err = walState(k.conn, "PASSIVE"); err != nil {
-		return err
+	for range besideMax {
+		begun := time.Now()
+		if length, moved, err = walState(k.conn, "PASSIVE"); err != nil {
+			return err
+		}
+		// SQLite flushes the file only when nothing came in meanwhile. Flushed here, the writer's part below has little to flush.
+		if err := k.d.handle.sync(); err != nil {
+			return err
+		}
+		k.d.metrics.checkpoint.Observe(time.Since(begun).Seconds())
+		if length-moved < walRest {
+			break
+		}
 	}
-	k.d.metrics.checkpoint.Observe(time.Since(begun).Seconds())
 	return k.d.writer.keep(func(c *conn) error {
 		begun := time.Now()
 		length, _, err := walState(c, "PASSIVE")

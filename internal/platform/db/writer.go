@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -99,6 +100,7 @@ type writer struct {
 	next    int   // index of the first of batch that has not begun
 	group   []*Tx // members that ran in the open transaction or were told nothing yet
 	good    int   // how many of group succeeded
+	last    int   // members of the group before this one
 	open    bool  // a transaction is open
 	current *Tx   // whose function runs now
 	started time.Time
@@ -145,6 +147,7 @@ func (w *writer) run(takeover bool) {
 		w.started = time.Now()
 		w.member(t)
 		w.fill()
+		w.gather()
 		w.finish()
 	}
 	w.closeErr = w.drop()
@@ -186,6 +189,21 @@ func (w *writer) fill() {
 		w.member(t)
 	}
 }
+
+// gather lets the callers that the last commit woke come back before a much smaller group pays for a flush of its own: without
+// it groups of 63 and of 1 alternate. It only lets goroutines run that can run now, and costs nothing when there are none.
+func (w *writer) gather() {
+	for range gatherTurns {
+		if len(w.group) >= w.last {
+			return
+		}
+		runtime.Gosched()
+		w.fill()
+	}
+}
+
+// gatherTurns is how often gather lets others run. Measured with 64 and 512 callers on 2 CPUs: more turns gain nothing.
+const gatherTurns = 4
 
 // member runs one transaction's function.
 func (w *writer) member(t *Tx) {
@@ -299,6 +317,7 @@ func (w *writer) finish() {
 	}
 	w.open = false
 	n := w.good
+	w.last = len(w.group)
 	w.committed.Add(int64(n))
 	w.commits.Add(1)
 	for _, t := range w.group {

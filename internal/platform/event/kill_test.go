@@ -99,6 +99,7 @@ func victim(dir string) (err error) {
 		return err
 	}
 	run, stop := context.WithCancel(ctx)
+	defer stop()
 	done := make(chan struct{})
 	go func() { defer close(done); _ = b.Run(run) }()
 	for {

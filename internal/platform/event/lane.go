@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
 	"sync"
@@ -74,7 +75,8 @@ type lane struct {
 	later waits
 	batch []delivery // reused
 
-	touched []*thread // reused
+	touched []*thread            // reused
+	warned  map[string]time.Time // when a failure of a listener was last logged as a warning
 
 	mu     sync.Mutex
 	inbox  []*handed // from the loader; guarded by mu
@@ -82,7 +84,7 @@ type lane struct {
 }
 
 func newLane(t *term) *lane {
-	return &lane{t: t, bell: make(chan struct{}, 1), all: map[strand]*thread{}}
+	return &lane{t: t, bell: make(chan struct{}, 1), all: map[strand]*thread{}, warned: map[string]time.Time{}}
 }
 
 // give is called by the loader.
@@ -494,7 +496,12 @@ func (l *lane) fault(ctx context.Context, d *delivery, err error) {
 	for _, later := range d.th.events {
 		l.t.unload(later)
 	}
-	l.t.b.log.WarnContext(ctx, "a listener failed and is tried again", "listener", d.listener().name, "event", e.to.name, "id", e.id,
+	level := slog.LevelDebug // a listener that is broken as a whole must not flood the log
+	if now := time.Now(); now.Sub(l.warned[d.listener().name]) >= time.Second {
+		l.warned[d.listener().name] = now
+		level = slog.LevelWarn
+	}
+	l.t.b.log.Log(ctx, level, "a listener failed and is tried again", "listener", d.listener().name, "event", e.to.name, "id", e.id,
 		"key", e.key, "attempt", e.tries[d.bit], "pause", wait, "err", err)
 }
 

@@ -1,0 +1,282 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"levee"
+	"levee/internal/platform/db"
+)
+
+// take claims what is due as a process would that is then killed or paused: nobody extends these leases.
+func take(t *testing.T, j *Jobs) []*claim {
+	t.Helper()
+	claims, err := j.claim(t.Context(), []room{{j.pools["default"], 10}}, nil)
+	if err != nil || len(claims) == 0 {
+		t.Fatalf("claimed %d jobs, %v", len(claims), err)
+	}
+	return claims
+}
+
+func TestTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		began := time.Now()
+		note := func() *Kind[args] {
+			return Define("note", Options{}, func(ctx context.Context, a args) error {
+				at, _ := Attempt(ctx)
+				n.add("%d:%d@%v", a.N, at, time.Since(began).Round(time.Second))
+				return nil
+			})
+		}
+		k := note()
+		paused := h.jobs(Config{}, k)
+		enqueue(h, k, args{1})
+		claims := take(t, paused)
+		stop := h.run(h.jobs(Config{}, note()))
+		defer stop()
+		time.Sleep(10 * time.Second)
+		same(t, "", &n) // not before the lease is over
+		time.Sleep(10 * time.Second)
+		same(t, "1:1@15s", &n) // the interruption has cost no attempt
+		refused(t, h, paused, claims[0])
+	})
+}
+
+// refused tries all that a run can write, after its job was taken over.
+func refused(t *testing.T, h *house, j *Jobs, c *claim) {
+	t.Helper()
+	before := h.count(`SELECT COUNT(*) FROM job_task`) + h.count(`SELECT COUNT(*) FROM job_dead`)
+	for _, outcome := range []string{outcomeDone, outcomeRetry, outcomeDead, outcomeSnoozed, outcomeInterrupted} {
+		if err := j.end(t.Context(), c, ending{outcome: outcome, err: errors.New("late")}); !errors.Is(err, errLost) {
+			t.Errorf("%s after the takeover: %v", outcome, err)
+		}
+	}
+	err := h.db.Tx(context.WithValue(t.Context(), claimKey{}, c), "test", func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO effect (what, n) VALUES ('late', 1)`); err != nil {
+			return err
+		}
+		return DoneTx(ctx, tx)
+	})
+	if levee.CodeOf(err) != levee.CodeConflict {
+		t.Errorf("DoneTx after the takeover: %v", err)
+	}
+	if h.count(`SELECT COUNT(*) FROM effect WHERE what = 'late'`) != 0 {
+		t.Error("the effect of the overtaken run is kept")
+	}
+	if lost, err := j.extend(t.Context(), []*claim{c}); err != nil || !lost[c] {
+		t.Errorf("extended after the takeover: %v, %v", lost, err)
+	}
+	if after := h.count(`SELECT COUNT(*) FROM job_task`) + h.count(`SELECT COUNT(*) FROM job_dead`); after != before {
+		t.Errorf("%d jobs before, %d after", before, after)
+	}
+}
+
+// The same while the new run is still under way: nothing of it may be touched.
+func TestTakeoverUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		slow := func() *Kind[args] {
+			return Define("slow", Options{}, func(ctx context.Context, a args) error {
+				time.Sleep(30 * time.Second)
+				n.add("done %v", ctx.Err())
+				return nil
+			})
+		}
+		k := slow()
+		paused := h.jobs(Config{}, k)
+		enqueue(h, k, args{1})
+		claims := take(t, paused)
+		stop := h.run(h.jobs(Config{}, slow()))
+		defer stop()
+		time.Sleep(20 * time.Second)
+		refused(t, h, paused, claims[0])
+		time.Sleep(time.Minute)
+		same(t, "done <nil>", &n)
+		if left := h.count(`SELECT COUNT(*) FROM job_task`); left != 0 {
+			t.Errorf("%d jobs are left", left)
+		}
+	})
+}
+
+// A long job keeps its lease as long as it runs, and is not run twice.
+func TestHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		long := func() *Kind[args] {
+			return Define("long", Options{Timeout: time.Hour}, func(ctx context.Context, a args) error {
+				n.add("begun")
+				time.Sleep(30 * time.Minute)
+				n.add("%v", ctx.Err())
+				return nil
+			})
+		}
+		k := long()
+		stop1, stop2 := h.run(h.jobs(Config{}, k)), h.run(h.jobs(Config{}, long()))
+		enqueue(h, k, args{1})
+		time.Sleep(40 * time.Minute)
+		stop1()
+		stop2()
+		same(t, "begun <nil>", &n)
+		if left := h.count(`SELECT COUNT(*) FROM job_task`); left != 0 {
+			t.Errorf("%d jobs are left", left)
+		}
+	})
+}
+
+// A function that ignores its timeout does not keep the job for ever: another run gets it, and its own end is not written.
+func TestStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		began := time.Now()
+		free := make(chan struct{})
+		k := Define("stuck", Options{Timeout: time.Minute}, func(ctx context.Context, a args) error {
+			n.add("%v", time.Since(began).Round(time.Second))
+			if n.String() == "0s" {
+				<-free
+			}
+			return nil
+		})
+		stop := h.run(h.jobs(Config{}, k))
+		enqueue(h, k, args{1})
+		time.Sleep(5 * time.Minute)
+		if got := n.String(); got < "0s 1m15s" || got > "0s 1m31s" {
+			t.Errorf("runs at %s, want a second one between 1m15s and 1m31s", got)
+		}
+		close(free)
+		stop()
+		if left := h.count(`SELECT COUNT(*) FROM job_task`); left != 0 {
+			t.Errorf("%d jobs are left", left)
+		}
+	})
+}
+
+// A job that takes its process down again and again is given up.
+func TestPoison(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		k := Define("poison", Options{}, func(context.Context, args) error { return nil })
+		j := h.jobs(Config{}, k)
+		id := enqueue(h, k, args{1})
+		for crash := 1; crash <= maxCrashes; crash++ {
+			take(t, j)
+			time.Sleep(j.cfg.Lease)
+			if err := j.rescue(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			want := Stats{Due: 1}
+			if crash == maxCrashes {
+				want = Stats{Dead: 1}
+			}
+			if s, err := j.Stats(t.Context()); err != nil || s != want {
+				t.Fatalf("after crash %d: %+v, %v", crash, s, err)
+			}
+		}
+		if dead, err := j.Dead(t.Context(), 10); err != nil || len(dead) != 1 || dead[0].ID != id {
+			t.Errorf("dead: %+v, %v", dead, err)
+		}
+	})
+}
+
+// A stop lets running jobs finish within the grace time; those that do not are interrupted and go back unharmed.
+func TestStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		k := Define("job", Options{}, func(ctx context.Context, a args) error {
+			select {
+			case <-time.After(time.Duration(a.N) * time.Second):
+				n.add("%d", a.N)
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		j := h.jobs(Config{Grace: 5 * time.Second}, k)
+		stop := h.run(j)
+		enqueue(h, k, args{3})
+		enqueue(h, k, args{10})
+		synctest.Wait()
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("stopping took %v, want the grace time", took)
+		}
+		same(t, "3", &n)
+		if got := h.count(`SELECT COUNT(*) FROM job_task WHERE due_at IS NOT NULL AND attempts = 0 AND crashes = 0`); got != 1 {
+			t.Error("the interrupted job does not wait unharmed")
+		}
+		h.drain(j)
+		same(t, "3 10", &n)
+	})
+}
+
+func TestTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		began := time.Now()
+		k := Define("job", Options{Timeout: 2 * time.Second, MaxAttempts: 2, Backoff: func(int) time.Duration { return 0 }},
+			func(ctx context.Context, a args) error {
+				<-ctx.Done()
+				n.add("%v", time.Since(began).Round(time.Second))
+				return ctx.Err()
+			})
+		j := h.jobs(Config{}, k)
+		enqueue(h, k, args{})
+		h.drain(j)
+		same(t, "2s 4s", &n)
+		if dead, err := j.Dead(t.Context(), 1); err != nil || len(dead) != 1 || dead[0].Error != "context deadline exceeded" {
+			t.Errorf("dead: %+v, %v", dead, err)
+		}
+	})
+}
+
+func TestDoneTx(t *testing.T) {
+	h := open(t)
+	var n notes
+	fail := errors.New("after the effect")
+	k := Define("job", Options{Backoff: func(int) time.Duration { return 0 }}, func(ctx context.Context, a args) error {
+		at, _ := Attempt(ctx)
+		n.add("%d", at)
+		err := h.db.Tx(ctx, "test", func(ctx context.Context, tx *db.Tx) error {
+			if _, err := tx.Exec(ctx, `INSERT INTO effect (what, n) VALUES ('done', ?)`, at); err != nil {
+				return err
+			}
+			if err := DoneTx(ctx, tx); err != nil {
+				return err
+			}
+			if at == 1 {
+				return fail // rolls both back
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return errors.New("what fails after DoneTx has committed is only logged")
+	})
+	j := h.jobs(Config{}, k)
+	enqueue(h, k, args{1})
+	h.drain(j)
+	same(t, "1 2", &n)
+	if diff := cmp.Diff(1, h.count(`SELECT COUNT(*) FROM effect`)); diff != "" {
+		t.Error(diff)
+	}
+	if s, err := j.Stats(t.Context()); err != nil || s != (Stats{}) {
+		t.Errorf("Stats: %+v, %v", s, err)
+	}
+	err := h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error { return DoneTx(ctx, tx) })
+	if err == nil {
+		t.Error("DoneTx outside of a job")
+	}
+}
