@@ -197,6 +197,9 @@ var schemaFS embed.FS
 // Schema returns the room's tables.
 func Schema() db.Schema { return db.Schema{Owner: "catalog", FS: schemaFS} }
 
+// now is the time as it is kept, so that what a change returns is what a later read returns.
+func (s *Service) now() time.Time { return s.Obs.Clock().UTC().Truncate(time.Microsecond) }
+
 func (s *Service) audit(ctx context.Context, tx *db.Tx, act, subject string, before, after any) error {
 	if s.Audit == nil {
 		return nil

@@ -86,7 +86,7 @@ func TestProductLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(p, got, cmpopts.EquateApproxTime(time.Microsecond), cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(p, got, cmpopts.EquateEmpty()); d != "" {
 		t.Errorf("what Create returned is not what is kept: %s", d)
 	}
 

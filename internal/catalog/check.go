@@ -22,7 +22,8 @@ func newDriftGauge(r prometheus.Registerer) prometheus.Gauge {
 
 // Jobs returns the room's timed work: once a day stock is compared with its ledger.
 func (s *Service) Jobs() []job.Registration {
-	return []job.Registration{job.Every("catalog.check_stock", 24*time.Hour, job.Options{Timeout: 10 * time.Minute, MaxAttempts: 3}, s.checkStock)}
+	o := job.Options{Timeout: 10 * time.Minute, MaxAttempts: 3}
+	return []job.Registration{job.Every("catalog.check_stock", 24*time.Hour, o, s.checkStock)}
 }
 
 // Listeners returns nil: the catalog follows nobody.

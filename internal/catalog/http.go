@@ -20,29 +20,40 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary: "Products on sale; for operators all products", Status: 200, Limit: limit.Read, Errors: []int{422},
 		Description: "Newest first, or by title when a prefix is given. A page may hold fewer products than asked for and still have a next one."},
 		s.getProducts)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/products", ID: "createProduct", Tag: products, Summary: "Make a product with its SKUs",
-		Roles: operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 409, 422}}, s.postProduct)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/products/{id}", ID: "getProduct", Tag: products, Summary: "One product",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/products", ID: "createProduct", Tag: products,
+		Summary: "Make a product with its SKUs",
+		Roles:   operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 409, 422}}, s.postProduct)
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/products/{id}", ID: "getProduct", Tag: products,
+		Summary:     "One product",
 		Description: "410 when it is not sold any more. Answers 304 to a fresh If-None-Match; the tag changes with the stock too.",
 		Status:      200, Limit: limit.Read, Errors: []int{304, 404, 410}}, s.getProduct)
-	web.Add(srv, web.Route{Method: http.MethodPatch, Path: "/v1/products/{id}", ID: "updateProduct", Tag: products, Summary: "Change or withdraw a product",
-		Description: "Only the fields given are changed. 409 when version is not the product's any more: read it again, so that nobody's work is lost.",
-		Roles:       operators, Status: 200, Limit: limit.Write, Errors: []int{401, 403, 404, 409, 422}}, s.patchProduct)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/products/{id}/skus", ID: "createSKU", Tag: products, Summary: "Add a SKU to a product",
-		Roles: operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postSKU)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}", ID: "getSKU", Tag: products, Summary: "One SKU",
-		Status: 200, Limit: limit.Read, Errors: []int{404, 410}}, s.getSKU)
-	web.Add(srv, web.Route{Method: http.MethodPatch, Path: "/v1/skus/{id}", ID: "updateSKU", Tag: products, Summary: "Change a SKU's code, name or price",
-		Description: "Only the fields given are changed. 409 when version is not the SKU's any more. Stock has its own version of the truth: see movements.",
-		Roles:       operators, Status: 200, Limit: limit.Write, Errors: []int{401, 403, 404, 409, 422}}, s.patchSKU)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/skus/{id}/movements", ID: "adjustStock", Tag: products, Summary: "Add or remove stock",
+	web.Add(srv, web.Route{Method: http.MethodPatch, Path: "/v1/products/{id}", ID: "updateProduct", Tag: products,
+		Summary: "Change or withdraw a product",
+		Description: "Only the fields given are changed. 409 when version is not the product's any more: read it again, " +
+			"so that nobody's work is lost.",
+		Roles: operators, Status: 200, Limit: limit.Write, Errors: []int{401, 403, 404, 409, 422}}, s.patchProduct)
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/products/{id}/skus", ID: "createSKU", Tag: products,
+		Summary: "Add a SKU to a product",
+		Roles:   operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postSKU)
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}", ID: "getSKU", Tag: products,
+		Summary: "One SKU",
+		Status:  200, Limit: limit.Read, Errors: []int{404, 410}}, s.getSKU)
+	web.Add(srv, web.Route{Method: http.MethodPatch, Path: "/v1/skus/{id}", ID: "updateSKU", Tag: products,
+		Summary: "Change a SKU's code, name or price",
+		Description: "Only the fields given are changed. 409 when version is not the SKU's any more. " +
+			"Stock is changed by movements, which do not raise it.",
+		Roles: operators, Status: 200, Limit: limit.Write, Errors: []int{401, 403, 404, 409, 422}}, s.patchSKU)
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/skus/{id}/movements", ID: "adjustStock", Tag: products,
+		Summary:     "Add or remove stock",
 		Description: "409 out_of_stock when fewer units are on hand than would be removed.",
 		Roles:       operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postMovement)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}/movements", ID: "listMovements", Tag: products, Summary: "A SKU's stock ledger",
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}/movements", ID: "listMovements", Tag: products,
+		Summary:     "A SKU's stock ledger",
 		Description: "Newest first. The deltas of all movements sum up to the stock on hand.",
 		Roles:       operators, Status: 200, Limit: limit.Read, Errors: []int{401, 403, 404, 422}}, s.getMovements)
-	web.Add(srv, web.Route{Method: http.MethodDelete, Path: "/v1/pictures/{id}", ID: "deletePicture", Tag: pictures, Summary: "Remove a picture",
-		Roles: operators, Status: 204, Limit: limit.Write, Errors: []int{401, 403, 404}}, s.deletePicture)
+	web.Add(srv, web.Route{Method: http.MethodDelete, Path: "/v1/pictures/{id}", ID: "deletePicture", Tag: pictures,
+		Summary: "Remove a picture",
+		Roles:   operators, Status: 204, Limit: limit.Write, Errors: []int{401, 403, 404}}, s.deletePicture)
 	s.rawRoutes(srv)
 }
 
@@ -212,7 +223,7 @@ func (s *Service) postProduct(ctx context.Context, in *struct{ Body productReque
 }
 
 func (s *Service) getProduct(ctx context.Context, in *struct {
-	idInput
+	ID string `path:"id" maxLength:"64"`
 	web.Conditional
 }) (*struct {
 	ETag         string `header:"ETag"`
@@ -240,7 +251,7 @@ func (s *Service) getProduct(ctx context.Context, in *struct {
 }
 
 func (s *Service) patchProduct(ctx context.Context, in *struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body productPatch
 }) (*productOutput, error) {
 	id, err := s.openProduct(in.ID)
@@ -257,7 +268,7 @@ func (s *Service) patchProduct(ctx context.Context, in *struct {
 }
 
 func (s *Service) postSKU(ctx context.Context, in *struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body skuRequest
 }) (*skuOutput, error) {
 	id, err := s.openProduct(in.ID)
@@ -296,7 +307,7 @@ func (s *Service) getSKU(ctx context.Context, in *idInput) (*skuOutput, error) {
 }
 
 func (s *Service) patchSKU(ctx context.Context, in *struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body skuPatch
 }) (*skuOutput, error) {
 	id, err := s.openSKU(in.ID)
@@ -322,7 +333,7 @@ type stockView struct {
 }
 
 func (s *Service) postMovement(ctx context.Context, in *struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body movementRequest
 }) (*struct{ Body stockView }, error) {
 	id, err := s.openSKU(in.ID)
@@ -344,7 +355,7 @@ func (s *Service) postMovement(ctx context.Context, in *struct {
 }
 
 func (s *Service) getMovements(ctx context.Context, in *struct {
-	idInput
+	ID    string `path:"id" maxLength:"64"`
 	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
 	After string `query:"after" maxLength:"64" doc:"next of the page before"`
 }) (*struct {

@@ -37,30 +37,37 @@ type importView struct {
 
 // rawRoutes adds the operations whose bodies are files.
 func (s *Service) rawRoutes(srv *web.Server) {
-	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/products/{id}/pictures", ID: "createPicture", Tag: "pictures", Summary: "Add a picture to a product",
-		Description: "The body is the picture itself: PNG, JPEG or WebP, at most 512 KiB, 8,192 pixels a side. What it is, is found from its bytes.",
-		Roles:       operators, Status: 201, Limit: limit.Write, BodyMax: MaxPicture + 1, Errors: []int{401, 403, 404, 409, 413, 415, 422}},
-		http.HandlerFunc(s.postPicture), web.RawDoc{Request: []byte(nil), RequestType: "image/*", Responses: map[int]any{201: pictureView{}},
+	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/products/{id}/pictures", ID: "createPicture", Tag: "pictures",
+		Summary: "Add a picture to a product",
+		Description: "The body is the picture itself: PNG, JPEG or WebP, at most 512 KiB, 8,192 pixels a side. " +
+			"What it is, is found from its bytes.",
+		Roles: operators, Status: 201, Limit: limit.Write, BodyMax: MaxPicture + 1, Errors: []int{401, 403, 404, 409, 413, 415, 422}},
+		http.HandlerFunc(s.postPicture), web.RawDoc{Responses: map[int]any{201: pictureView{}},
 			Query: map[string]string{"alt": "What the picture shows, for those who cannot see it; at most 150 characters"}})
-	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/pictures/{id}", ID: "getPicture", Tag: "pictures", Summary: "A picture's bytes",
+	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/pictures/{id}", ID: "getPicture", Tag: "pictures",
+		Summary:     "A picture's bytes",
 		Description: "The bytes of an id never change. Answers 304 to a fresh If-None-Match, and ranges.",
 		Status:      200, Limit: limit.Read, Quiet: true, Errors: []int{304, 404}},
-		http.HandlerFunc(s.getPicture), web.RawDoc{Responses: map[int]any{200: []byte(nil)}, Produces: []string{"image/png", "image/jpeg", "image/webp"},
-			Headers: map[string]string{"If-None-Match": "Answer 304 when the picture's entity tag is one of these"}})
-	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/products/import", ID: "importProducts", Tag: "products", Summary: "Make and change many products",
+		http.HandlerFunc(s.getPicture), web.RawDoc{Responses: map[int]any{200: []byte(nil)},
+			Produces: []string{"image/png", "image/jpeg", "image/webp"},
+			Headers:  map[string]string{"If-None-Match": "Answer 304 when the picture's entity tag is one of these"}})
+	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/products/import", ID: "importProducts", Tag: "products",
+		Summary: "Make and change many products",
 		Description: "CSV (text/csv, the first line names the columns) or JSON Lines (application/x-ndjson), one SKU with its product on a line. " +
 			"Products and SKUs are known by their codes; what is not in the file is left alone; importing a file again changes nothing. " +
 			"When a line is refused nothing is imported, and errors names line, field, what is allowed and what was given.",
 		Roles: operators, Status: 200, Limit: limit.Import, BodyMax: s.Config.ImportBytes + 1, Timeout: bulkTimeout,
 		Errors: []int{400, 401, 403, 409, 413, 415, 422, 503}},
-		http.HandlerFunc(s.postImport), web.RawDoc{Request: "", RequestType: "text/csv", Responses: map[int]any{200: importView{}},
+		http.HandlerFunc(s.postImport), web.RawDoc{Responses: map[int]any{200: importView{}},
 			Query: map[string]string{
 				"mode":  "all (default): all lines or none, in one transaction; partial: the good lines, in many small ones",
 				"stock": "keep (default): on_hand counts for new SKUs only; set: existing SKUs get it too",
 			}})
-	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/products/export", ID: "exportProducts", Tag: "products", Summary: "All products as a file",
-		Description: "What import reads, as it stands in one moment. Text that a spreadsheet would run as a formula begins with an apostrophe, which import takes away.",
-		Roles:       operators, Status: 200, Limit: limit.Import, Timeout: bulkTimeout, Errors: []int{401, 403, 422}},
+	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/products/export", ID: "exportProducts", Tag: "products",
+		Summary: "All products as a file",
+		Description: "What import reads, as it stands in one moment. Text that a spreadsheet would run as a formula begins with " +
+			"an apostrophe, which import takes away.",
+		Roles: operators, Status: 200, Limit: limit.Import, Timeout: bulkTimeout, Errors: []int{401, 403, 422}},
 		http.HandlerFunc(s.getExport), web.RawDoc{Responses: map[int]any{200: ""}, Produces: []string{"text/csv", "application/x-ndjson"},
 			Query: map[string]string{
 				"format": "csv (default) or jsonl",
@@ -138,7 +145,8 @@ func (s *Service) postImport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	v := importView{Lines: res.Lines, Failed: res.Failed, ProductsCreated: res.ProductsCreated, ProductsChanged: res.ProductsChanged,
-		SKUsCreated: res.SKUsCreated, SKUsChanged: res.SKUsChanged, StockChanged: res.StockChanged, Errors: make([]importErrorView, len(res.Errors))}
+		SKUsCreated: res.SKUsCreated, SKUsChanged: res.SKUsChanged, StockChanged: res.StockChanged,
+		Errors: make([]importErrorView, len(res.Errors))}
 	for i, e := range res.Errors {
 		v.Errors[i] = importErrorView(e)
 	}

@@ -17,8 +17,8 @@ import (
 const (
 	// partialRows is how many lines a partial import writes in one transaction: a few milliseconds of the writer.
 	partialRows = 500
-	// importTries bounds how often an import is planned anew because somebody changed the same products meanwhile.
-	importTries = 5
+	// importTries is how often an import is planned because somebody changed the same products meanwhile.
+	importTries = 4
 	// forgetAll is from how many SKUs on dropping the whole caches is cheaper than dropping entries.
 	forgetAll = 2000
 )
@@ -60,7 +60,7 @@ func (r *ImportResult) add(p *plan) {
 // The file is read to its end and held against all rules before the first row is written. CodeInvalid: lines are refused, Fields has
 // the first 100 as line[17].price_minor with what is allowed and what was given, and nothing was imported (a partial import reports
 // them in the result instead). CodeTooLarge: more than Config.ImportBytes or Config.ImportRows. CodeUnavailable: another import runs.
-// CodeConflict: others kept changing the same products.
+// CodeConflict: another node kept changing the same products.
 func (s *Service) Import(ctx context.Context, r io.Reader, o ImportOptions) (res ImportResult, err error) {
 	defer levee.Wrap(&err, "catalog.Import(%s)", shown(string(o.Format)))
 	if !s.importing.CompareAndSwap(false, true) {
@@ -91,8 +91,8 @@ func (s *Service) Import(ctx context.Context, r io.Reader, o ImportOptions) (res
 			n++
 		}
 		if err := s.importBatch(ctx, groups[:n], o, &p, &res); err != nil {
-			return res, levee.E(levee.CodeOf(err), "the import stopped before line %d; what came before it is imported, and importing the file again is safe",
-				groups[0].rows[0].Line).Because(err)
+			return res, levee.E(levee.CodeOf(err), "the import stopped at line %d; what came before it is imported, and importing "+
+				"the file again is safe", groups[0].rows[0].Line).Because(err)
 		}
 		groups = groups[n:]
 	}
@@ -174,33 +174,48 @@ type delta struct {
 // errMoved says that what a plan stands on has changed since.
 var errMoved = errors.New("the catalog changed while the import was planned")
 
-// importBatch plans and writes groups in one transaction. Bad lines found by the plan stop a whole import, and are left out of a partial one.
+// importBatch plans and writes groups in one transaction. Bad lines that the plan finds stop a whole import, and are left out of a
+// partial one.
 func (s *Service) importBatch(ctx context.Context, groups []group, o ImportOptions, p *problems, res *ImportResult) error {
-	for range importTries {
+	for try := 1; ; try++ {
 		// A try that is given up takes its findings with it: the next finds them again.
 		found := problems{list: p.list[:len(p.list):len(p.list)], lines: map[int]bool{}}
-		pl, err := s.plan(ctx, groups, o, &found)
-		if err != nil {
+		var pl *plan
+		work := func(ctx context.Context, q query) (err error) {
+			if pl, err = s.plan(ctx, q, groups, o, &found); err == nil && len(found.lines) > 0 && !o.Partial {
+				err = found.err(res.Lines)
+			}
 			return err
 		}
-		if len(found.lines) > 0 && !o.Partial {
-			return found.err(res.Lines)
+		// The last try plans where nobody else writes, so that a busy shop cannot keep an import out.
+		last := try == importTries
+		var err error
+		if !last {
+			err = work(ctx, s.DB.Query)
 		}
-		if len(pl.changed) > 0 {
-			err = s.DB.Tx(ctx, "catalog.import", func(ctx context.Context, tx *db.Tx) error { return s.write(ctx, tx, pl) })
+		if err == nil && (last || len(pl.changed) > 0) {
+			err = s.DB.Tx(ctx, "catalog.import", func(ctx context.Context, tx *db.Tx) error {
+				if last {
+					if err := work(ctx, tx.Query); err != nil || len(pl.changed) == 0 {
+						return err
+					}
+				}
+				return s.write(ctx, tx, pl)
+			})
 		}
-		if errors.Is(err, errMoved) || db.IsUnique(err) {
-			continue
+		if err == nil {
+			res.add(pl)
+			maps.Copy(p.lines, found.lines)
+			p.list = found.list
+			return nil
 		}
-		if err != nil {
+		if !errors.Is(err, errMoved) && !db.IsUnique(err) {
 			return err
 		}
-		res.add(pl)
-		maps.Copy(p.lines, found.lines)
-		p.list = found.list
-		return nil
+		if last {
+			return levee.E(levee.CodeConflict, "others changed the same products while they were imported; nothing was imported, try again").Because(err)
+		}
 	}
-	return levee.E(levee.CodeConflict, "the same products were changed by others again and again while they were imported; try again")
 }
 
 // idBlock hands out ids from blocks, rising.
@@ -223,8 +238,8 @@ func (b *idBlock) take() (int64, error) {
 	return id, nil
 }
 
-// plan compares the lines with what is there. It reads through the readers' pool: the writer is not held up.
-func (s *Service) plan(ctx context.Context, groups []group, o ImportOptions, p *problems) (*plan, error) {
+// plan compares the lines with what is there. Through the readers' pool it does not hold the writer up.
+func (s *Service) plan(ctx context.Context, q query, groups []group, o ImportOptions, p *problems) (*plan, error) {
 	var codes, skuCodes []string
 	for _, g := range groups {
 		codes = append(codes, g.rows[0].ProductCode)
@@ -234,11 +249,11 @@ func (s *Service) plan(ctx context.Context, groups []group, o ImportOptions, p *
 			}
 		}
 	}
-	products, counts, err := productsByCode(ctx, s.DB.Query, codes)
+	products, counts, err := productsByCode(ctx, q, codes)
 	if err != nil {
 		return nil, err
 	}
-	skus, err := skusByCode(ctx, s.DB.Query, skuCodes)
+	skus, err := skusByCode(ctx, q, skuCodes)
 	if err != nil {
 		return nil, err
 	}
@@ -247,11 +262,12 @@ func (s *Service) plan(ctx context.Context, groups []group, o ImportOptions, p *
 	if err != nil {
 		return nil, err
 	}
-	pl := &plan{now: s.Obs.Clock()}
+	pl := &plan{now: s.now()}
 	ref, actor := decimal(run), levee.ActorFrom(ctx).User
 	move := func(sku levee.SKUID, n int64) error {
 		id, err := ids.take()
-		pl.movements = append(pl.movements, movementRow(Movement{ID: id, SKU: sku, Delta: n, Reason: ReasonImport, Ref: ref, Actor: actor, At: pl.now}))
+		m := Movement{ID: id, SKU: sku, Delta: n, Reason: ReasonImport, Ref: ref, Actor: actor, At: pl.now}
+		pl.movements = append(pl.movements, movementRow(m))
 		return err
 	}
 	for _, g := range groups {
@@ -364,7 +380,9 @@ func fitting(g group, have Product, skus map[string]SKU, count int, p *problems)
 		return rows
 	}
 	for _, r := range g.rows {
-		p.add(r.Line, columnNames[colState], allowed, string(r.State))
+		if !p.lines[r.Line] { // its own fault is the better answer
+			p.add(r.Line, columnNames[colState], allowed, string(r.State))
+		}
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func (s *Service) AddPicture(ctx context.Context, product levee.ProductID, alt s
 	}
 	sum := sha256.Sum256(data)
 	c.ID, c.Product, c.Alt = levee.PictureID(id), product, kept
-	c.SHA256, c.CreatedAt = hex.EncodeToString(sum[:]), s.Obs.Clock()
+	c.SHA256, c.CreatedAt = hex.EncodeToString(sum[:]), s.now()
 	err = s.DB.Tx(ctx, "catalog.add_picture", func(ctx context.Context, tx *db.Tx) error {
 		p, err := productByID(ctx, tx.Query, product)
 		if err != nil {
@@ -127,7 +127,8 @@ func sniff(data []byte) (c Picture, err error) {
 		return c, levee.E(levee.CodeUnsupportedMedia, "the bytes are not a picture in PNG, JPEG or WebP format")
 	}
 	if c.Width < 1 || c.Height < 1 || c.Width > MaxPictureSide || c.Height > MaxPictureSide {
-		return c, levee.Invalid("picture", fmt.Sprintf("1 to %d pixels wide and high", MaxPictureSide), fmt.Sprintf("%d × %d", c.Width, c.Height))
+		return c, levee.Invalid("picture", fmt.Sprintf("1 to %d pixels wide and high", MaxPictureSide),
+			fmt.Sprintf("%d × %d", c.Width, c.Height))
 	}
 	return c, nil
 }

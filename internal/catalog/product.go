@@ -65,7 +65,7 @@ func (s *Service) CreateTx(ctx context.Context, tx *db.Tx, in NewProduct) (p Pro
 	if err != nil {
 		return p, err
 	}
-	now := s.Obs.Clock()
+	now := s.now()
 	p = Product{ID: levee.ProductID(id), Code: in.Code, Title: in.Title, Description: in.Description, State: in.State,
 		Version: 1, CreatedAt: now, UpdatedAt: now}
 	if p.Code == "" {
@@ -143,7 +143,7 @@ func (s *Service) UpdateTx(ctx context.Context, tx *db.Tx, id levee.ProductID, c
 		return p, err
 	}
 	p.Version++
-	p.UpdatedAt = s.Obs.Clock()
+	p.UpdatedAt = s.now()
 	ok, err := updateProduct(ctx, tx, p)
 	if err != nil {
 		return p, taken(err)
@@ -205,7 +205,7 @@ func (s *Service) addSKU(ctx context.Context, tx *db.Tx, p Product, in NewSKU) (
 	if err := s.freeSKUCode(ctx, tx, k.Code, 0); err != nil {
 		return k, err
 	}
-	if err := insertSKU(ctx, tx, k, s.Obs.Clock()); err != nil {
+	if err := insertSKU(ctx, tx, k, s.now()); err != nil {
 		return k, taken(err)
 	}
 	if k.OnHand != 0 {
@@ -248,7 +248,7 @@ func (s *Service) UpdateSKUTx(ctx context.Context, tx *db.Tx, id levee.SKUID, c 
 		return k, err
 	}
 	k.Version++
-	ok, err := updateSKU(ctx, tx, k, s.Obs.Clock())
+	ok, err := updateSKU(ctx, tx, k, s.now())
 	if err != nil {
 		return k, taken(err)
 	}

@@ -61,7 +61,9 @@ const (
 	columns
 )
 
-var columnNames = [columns]string{"product_code", "title", "description", "state", "sku_code", "sku_name", "price_minor", "currency", "on_hand"}
+var columnNames = [columns]string{
+	"product_code", "title", "description", "state", "sku_code", "sku_name", "price_minor", "currency", "on_hand",
+}
 
 func columnOf(name string) (column, bool) {
 	for i, n := range columnNames {

@@ -112,7 +112,7 @@ func (s *Service) record(ctx context.Context, tx *db.Tx, sku levee.SKUID, delta 
 		return err
 	}
 	return insertMovement(ctx, tx, Movement{ID: id, SKU: sku, Delta: delta, Reason: reason, Ref: ref,
-		Actor: levee.ActorFrom(ctx).User, At: s.Obs.Clock()})
+		Actor: levee.ActorFrom(ctx).User, At: s.now()})
 }
 
 // OnHand returns a SKU's stock in units: exact as of this node's last commit, at most a second late for another node's.

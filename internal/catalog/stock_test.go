@@ -72,7 +72,9 @@ func TestCrowd(t *testing.T) {
 				i, q := r.IntN(3), int64(1+r.IntN(5))
 				switch what := r.IntN(10); {
 				case what < 5:
-					err := h.tx(ctx, func(ctx context.Context, tx *db.Tx) error { return h.TakeTx(ctx, tx, skus[i], q, "order", "o"+decimal(n)) })
+					err := h.tx(ctx, func(ctx context.Context, tx *db.Tx) error {
+						return h.TakeTx(ctx, tx, skus[i], q, "order", "o"+decimal(n))
+					})
 					switch {
 					case err == nil:
 						held[i] += q
@@ -84,7 +86,9 @@ func TestCrowd(t *testing.T) {
 					}
 				case what < 7 && held[i] > 0:
 					back := min(q, held[i])
-					err := h.tx(ctx, func(ctx context.Context, tx *db.Tx) error { return h.ReturnTx(ctx, tx, skus[i], back, "cancel", "o"+decimal(n)) })
+					err := h.tx(ctx, func(ctx context.Context, tx *db.Tx) error {
+						return h.ReturnTx(ctx, tx, skus[i], back, "cancel", "o"+decimal(n))
+					})
 					if err != nil {
 						t.Error(err)
 					}
@@ -95,7 +99,9 @@ func TestCrowd(t *testing.T) {
 					if delta == 0 {
 						delta = 1
 					}
-					err := h.tx(ctx, func(ctx context.Context, tx *db.Tx) error { return h.AdjustTx(ctx, tx, skus[i], delta, "adjust", "count") })
+					err := h.tx(ctx, func(ctx context.Context, tx *db.Tx) error {
+						return h.AdjustTx(ctx, tx, skus[i], delta, "adjust", "count")
+					})
 					if err == nil {
 						want[i].Add(delta)
 					} else if levee.CodeOf(err) != levee.CodeOutOfStock {

@@ -157,14 +157,14 @@ func insertProduct(ctx context.Context, tx *db.Tx, p Product) error {
 
 // updateProduct writes a product that was read at version p.Version-1; false when it is not at that version any more.
 func updateProduct(ctx context.Context, tx *db.Tx, p Product) (bool, error) {
-	return changed(tx.Exec(ctx, "UPDATE catalog_product SET code = ?, title = ?, title_key = ?, description = ?, state = ?, version = ?, updated_at = ?"+
-		" WHERE id = ? AND version = ?",
+	return changed(tx.Exec(ctx, "UPDATE catalog_product SET code = ?, title = ?, title_key = ?, description = ?, state = ?, version = ?,"+
+		" updated_at = ? WHERE id = ? AND version = ?",
 		p.Code, p.Title, titleKey(p.Title), p.Description, p.State, p.Version, micro(p.UpdatedAt), p.ID, p.Version-1))
 }
 
 func insertSKU(ctx context.Context, tx *db.Tx, k SKU, now time.Time) error {
-	_, err := tx.Exec(ctx, "INSERT INTO catalog_sku (id, product_id, code, name, price_minor, currency, on_hand, version, created_at, updated_at)"+
-		" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	_, err := tx.Exec(ctx, "INSERT INTO catalog_sku (id, product_id, code, name, price_minor, currency, on_hand, version, created_at,"+
+		" updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		k.ID, k.Product, k.Code, k.Name, k.Price.Minor, k.Price.Currency, k.OnHand, k.Version, micro(now), micro(now))
 	return err
 }
@@ -207,7 +207,8 @@ func movements(ctx context.Context, q query, sku levee.SKUID, page levee.Page) (
 		m.At = fromMicro(at)
 		list = append(list, m)
 		return err
-	}, "SELECT id, delta, reason, ref, actor_id, at FROM catalog_movement WHERE sku_id = ? AND id < ? ORDER BY id DESC LIMIT ?", sku, after, page.Limit)
+	}, "SELECT id, delta, reason, ref, actor_id, at FROM catalog_movement WHERE sku_id = ? AND id < ? ORDER BY id DESC LIMIT ?",
+		sku, after, page.Limit)
 	return list, err
 }
 

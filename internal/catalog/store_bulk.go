@@ -68,7 +68,8 @@ var (
 )
 
 func productRow(p Product) []any {
-	return []any{int64(p.ID), p.Code, p.Title, titleKey(p.Title), p.Description, string(p.State), p.Version, micro(p.CreatedAt), micro(p.UpdatedAt)}
+	return []any{int64(p.ID), p.Code, p.Title, titleKey(p.Title), p.Description, string(p.State), p.Version,
+		micro(p.CreatedAt), micro(p.UpdatedAt)}
 }
 
 func skuRow(k SKU, now time.Time) []any {

@@ -27,16 +27,6 @@ const (
 // with the first attempt again.
 func (s *Service) Start(ctx context.Context, actor levee.Actor, id levee.OrderID, provider, key string) (_ Attempt, redirect string, err error) {
 	defer levee.Wrap(&err, "payment.Start(%d)", id)
-	if !actor.SignedIn() {
-		return Attempt{}, "", levee.E(levee.CodeUnauthenticated, "sign in to pay")
-	}
-	if actor.Rehearsal {
-		return Attempt{}, "", levee.E(levee.CodeForbidden, "orders of a rehearsal are not paid")
-	}
-	g := s.gateways[provider]
-	if g == nil || provider == providerFree {
-		return Attempt{}, "", levee.Invalid("body.provider", "one of "+strings.Join(s.Providers(), ", "), provider)
-	}
 	request := struct {
 		Order    levee.OrderID
 		Provider string
@@ -44,25 +34,35 @@ func (s *Service) Start(ctx context.Context, actor levee.Actor, id levee.OrderID
 	a, err := web.Once(levee.WithActor(ctx, actor), s.db, "payment.start", key, request, func(ctx context.Context, tx *db.Tx) (*Attempt, error) {
 		return s.startTx(ctx, tx, actor, id, provider)
 	})
-	if err != nil || a.State != StateStarted {
-		return *orZero(a), "", err
-	}
-	o, err := s.orders.ByID(ctx, actor, id)
 	if err != nil {
 		return Attempt{}, "", err
 	}
-	redirect, err = g.Start(ctx, s.charge(*a, o))
+	redirect, err = s.redirect(ctx, actor, *a)
 	return *a, redirect, err
 }
 
-func orZero(a *Attempt) *Attempt {
-	if a == nil {
-		return &Attempt{}
+// redirect is where the payer of a started attempt goes, the same address each time; "" when he has no business there any more.
+func (s *Service) redirect(ctx context.Context, actor levee.Actor, a Attempt) (string, error) {
+	g := s.gateways[a.Provider]
+	if g == nil || a.State != StateStarted {
+		return "", nil
 	}
-	return a
+	o, err := s.orders.ByID(ctx, actor, a.Order)
+	if err != nil {
+		return "", err
+	}
+	return g.Start(ctx, s.charge(a, o))
 }
 
 func (s *Service) startTx(ctx context.Context, tx *db.Tx, actor levee.Actor, id levee.OrderID, provider string) (*Attempt, error) {
+	switch {
+	case !actor.SignedIn():
+		return nil, levee.E(levee.CodeUnauthenticated, "sign in to pay")
+	case actor.Rehearsal:
+		return nil, levee.E(levee.CodeForbidden, "orders of a rehearsal are not paid")
+	case s.gateways[provider] == nil || provider == providerFree:
+		return nil, levee.Invalid("body.provider", "one of "+strings.Join(s.Providers(), ", "), provider)
+	}
 	o, err := s.orders.ByIDTx(ctx, tx, id)
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (s *Service) charge(a Attempt, o order.Order) charge {
 	public := s.sealer.Seal(levee.KindOrder, int64(o.ID))
 	return charge{
 		payment: s.sealer.Seal(levee.KindPayment, int64(a.ID)), order: public, subject: subject, amount: a.Amount, at: a.CreatedAt, payBy: a.PayBy,
-		notifyURL: s.cfg.PublicURL + "/v1/payments/notifications/" + url.PathEscape(a.Provider),
+		notifyURL: s.cfg.PublicURL + "/v1/payment-notifications/" + url.PathEscape(a.Provider),
 		returnURL: s.cfg.PublicURL + strings.ReplaceAll(s.cfg.ReturnPath, "{order}", public),
 	}
 }

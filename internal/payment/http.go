@@ -33,11 +33,11 @@ func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/payments/{id}/refund", ID: "refundPayment", Tag: "payments",
 		Summary: "Give one payment's money back", Description: "For money whose return the provider refused before; otherwise refund the order.",
 		Roles: operators, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postPaymentRefund)
-	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/payments/notifications/{provider}", ID: "notifyPayment", Tag: "payments",
+	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/payment-notifications/{provider}", ID: "notifyPayment", Tag: "payments",
 		Summary: "For payment providers", Status: 200, BodyMax: maxForm, Errors: []int{400, 403, 404, 422},
 		Description: "A provider's signed notification. The answer is the one word success; with any other the provider sends it again. " +
 			"It has no rate limit: a bad signature costs less than the limit's own bookkeeping, and a provider may send thousands at once."},
-		s.notifyHandler(srv), web.RawDoc{Request: "", RequestType: formType, Responses: map[int]any{200: ""}, Produces: []string{"text/plain"}})
+		s.notifyHandler(srv.StatusOf), web.RawDoc{Request: "", RequestType: formType, Responses: map[int]any{200: ""}, Produces: []string{"text/plain"}})
 }
 
 type startRequest struct {
@@ -197,7 +197,7 @@ func (s *Service) refundOnce(ctx context.Context, route string, id int64, reason
 }
 
 // notifyHandler answers a provider with the one word it waits for, or with anything else so that it sends the notification again.
-func (s *Service) notifyHandler(srv *web.Server) http.Handler {
+func (s *Service) notifyHandler(statusOf func(levee.Code) int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
 		if err != nil {
@@ -210,7 +210,7 @@ func (s *Service) notifyHandler(srv *web.Server) http.Handler {
 		word, status := "success", http.StatusOK
 		if err != nil {
 			s.log.WarnContext(r.Context(), "a notification was not taken", "provider", levee.Shorten(r.PathValue("provider"), 32), "err", err)
-			word, status = "failure", srv.StatusOf(levee.CodeOf(err))
+			word, status = "failure", statusOf(levee.CodeOf(err))
 		}
 		w.WriteHeader(status)
 		if _, err := io.WriteString(w, word); err != nil {

@@ -2,6 +2,7 @@ package payment
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,24 +56,27 @@ func (s *Service) RefundDue(ctx context.Context) (err error) {
 	return sweep(ctx, func() ([]Refund, error) { return dueRefunds(ctx, s.db.Query, s.clock(), sweepBatch) }, s.tryRefund)
 }
 
-// sweep runs do for each thing that is due, until nothing is. Everything that do touches is put off, so it is not found again
-// at once; an error of do means that the database would not even do that.
+// sweep runs do for each thing that is due, until nothing is. One that fails stops none of the others, but the sweep ends with
+// its batch: what do could not put off would be found again at once.
 func sweep[T any](ctx context.Context, due func() ([]T, error), do func(context.Context, T) error) error {
+	ctx = levee.WithActor(ctx, levee.System)
 	for {
 		list, err := due()
 		if err != nil || len(list) == 0 {
 			return err
 		}
-		g, gctx := errgroup.WithContext(levee.WithActor(ctx, levee.System))
+		failed := make([]error, len(list))
+		var g errgroup.Group
 		g.SetLimit(sweepWorkers)
-		for _, one := range list {
+		for i, one := range list {
 			g.Go(func() error {
-				ctx, stop := context.WithTimeout(gctx, callTimeout)
+				ctx, stop := context.WithTimeout(ctx, callTimeout)
 				defer stop()
-				return do(ctx, one)
+				failed[i] = do(ctx, one)
+				return nil
 			})
 		}
-		if err := g.Wait(); err != nil || len(list) < sweepBatch {
+		if err := errors.Join(append(failed, g.Wait())...); err != nil || len(list) < sweepBatch {
 			return err
 		}
 	}

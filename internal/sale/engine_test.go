@@ -114,7 +114,10 @@ func TestSameKey(t *testing.T) {
 func TestWindowAndTerms(t *testing.T) {
 	s := newShop(t, Config{})
 	s.run(t)
-	l := s.open(t, 10, 1, func(terms *Terms) { terms.StartsAt = s.clock.Now().Add(time.Minute); terms.EndsAt = s.clock.Now().Add(time.Hour) })
+	l := s.open(t, 10, 1, func(terms *Terms) {
+		terms.StartsAt = s.clock.Now().Add(time.Minute)
+		terms.EndsAt = s.clock.Now().Add(time.Hour)
+	})
 	_, err := s.buy(l, 1, 1, "a")
 	wantCode(t, err, levee.CodeNotOpen)
 	s.clock.Step(time.Minute)

@@ -65,25 +65,3 @@ type holding struct {
 	buyer    levee.UserID
 	quantity int32
 }
-
-// Gate is the admission filter in front of the database for one sale. It lets through no more than the stock and refuses the
-// rest in nanoseconds. It only ever says no: a yes is SQL's, in the settlement. The zero Gate is cold and takes nothing.
-type Gate struct {
-	driver gateDriver
-}
-
-// gateDriver is what a gate's store must do; each call is one atomic step.
-type gateDriver interface {
-	// take decides on an attempt. The epoch is that of the decision, for the sold-out switch.
-	take(a attempt) (t *taking, v verdict, epoch uint64)
-	// next returns up to max takings in their order of arrival and makes them the caller's to settle.
-	next(max int) []*taking
-	// settle ends takings whose result is set: the refused give their units and their place back. It tells how many came back.
-	settle(batch []*taking) (freed int64)
-	// signal wakes whoever waits for these takings; they are no longer the caller's.
-	signal(batch []*taking)
-	// move changes free stock by units and what a buyer holds by held (0, 0 reads): releases, top-ups, withdrawals, revivals.
-	move(units int64, buyer levee.UserID, held int32) gateNumbers
-	// load replaces stock and buyers by what SQL holds, keeping what was taken and is not yet settled.
-	load(remaining int64, perBuyer int32, holdings []holding)
-}

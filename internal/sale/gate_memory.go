@@ -8,8 +8,9 @@ import (
 
 const noSlot = ^uint32(0)
 
-// memoryGate keeps a sale's stock and buyers in this process: a mutex, a number and a flat table. It is the gate of the
-// embedded tier; a restart loads it from SQL.
+// memoryGate is the admission filter in front of the database for one sale, in this process: a mutex, a number and a flat table.
+// It lets through no more than the stock and refuses the rest in nanoseconds. It only ever says no: a yes is SQL's, in the
+// settlement. A new one is cold and takes nothing until it is loaded from SQL.
 type memoryGate struct {
 	waitingMax int
 
@@ -32,6 +33,7 @@ func newMemoryGate(waitingMax int) *memoryGate {
 	return &memoryGate{waitingMax: waitingMax, wake: make(chan struct{}, 1)}
 }
 
+// take decides on an attempt in one atomic step. The epoch is that of the decision, for the sold-out switch.
 func (g *memoryGate) take(a attempt) (*taking, verdict, uint64) {
 	g.mu.Lock()
 	if !g.warm {
@@ -110,6 +112,7 @@ func (g *memoryGate) newSlot(t *taking) uint32 {
 	return uint32(len(g.slots) - 1)
 }
 
+// next returns up to max takings in their order of arrival and makes them the caller's to settle.
 func (g *memoryGate) next(max int) []*taking {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -127,6 +130,7 @@ func (g *memoryGate) next(max int) []*taking {
 	return batch
 }
 
+// settle ends takings whose result is set: the refused give their units and their place back. It tells how many came back.
 func (g *memoryGate) settle(batch []*taking) (freed int64) {
 	g.mu.Lock()
 	for _, t := range batch {
@@ -149,10 +153,16 @@ func (g *memoryGate) settle(batch []*taking) (freed int64) {
 	return freed
 }
 
+// signal wakes whoever waits for these takings; they are no longer the caller's.
 func (g *memoryGate) signal(batch []*taking) {
 	for _, t := range batch {
 		t.settled <- struct{}{}
 	}
+	g.recycle(batch)
+}
+
+// recycle keeps a batch's array for the next one.
+func (g *memoryGate) recycle(batch []*taking) {
 	clear(batch)
 	g.mu.Lock()
 	if g.spare == nil {
@@ -181,6 +191,7 @@ func (g *memoryGate) dropIfEmpty(e *buyerEntry) {
 	}
 }
 
+// move changes free stock by units and what a buyer holds by held (0, 0, 0 only reads): releases, top-ups, revivals.
 func (g *memoryGate) move(units int64, buyer levee.UserID, held int32) gateNumbers {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -203,6 +214,7 @@ func (g *memoryGate) move(units int64, buyer levee.UserID, held int32) gateNumbe
 	}
 }
 
+// load replaces stock and buyers by what SQL holds, keeping what was taken and is not yet settled.
 func (g *memoryGate) load(remaining int64, perBuyer int32, holdings []holding) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

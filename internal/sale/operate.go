@@ -294,3 +294,49 @@ func (s *Service) endTx(ctx context.Context, tx *db.Tx, v *Sale, done Act) (Act,
 	}
 	return done, nil
 }
+
+// Open drafts and schedules a sale in one step.
+func (s *Service) Open(ctx context.Context, t Terms, actor levee.Actor) (v *Sale, err error) {
+	err = s.DB.Tx(ctx, "sale.open", func(ctx context.Context, tx *db.Tx) error {
+		if v, err = s.CreateTx(ctx, tx, t, actor); err != nil {
+			return err
+		}
+		v, err = s.DoTx(ctx, tx, v.ID, Command{Act: "schedule", Reason: "drafted and scheduled in one step"}, actor)
+		return err
+	})
+	return v, err
+}
+
+// PublicID returns the id by which the world knows a sale.
+func (s *Service) PublicID(sale levee.SaleID) string { return s.ref(sale) }
+
+// BuyFor buys in a buyer's name without admission token: for demonstrations and for operators' own tools.
+func (s *Service) BuyFor(ctx context.Context, sale levee.SaleID, buyer levee.Actor, quantity int32, key string) error {
+	l := s.liveByID(sale)
+	if l == nil {
+		return errNoSale
+	}
+	_, err := s.Buy(ctx, l, Wish{Buyer: buyer, Quantity: quantity, Key: key,
+		Admission: s.tokens.issue(sale, buyer.User, s.Obs.Clock().Add(time.Minute))})
+	return err
+}
+
+// Phases returns for each phase (open, upcoming, sold_out, …) the public id of the newest real sale that is in it.
+func (s *Service) Phases(ctx context.Context) (map[string]string, error) {
+	list, err := s.sales(ctx, levee.Page{Limit: levee.MaxPageLimit}, false, true)
+	if err != nil {
+		return nil, err
+	}
+	phases := map[string]string{}
+	for _, v := range list {
+		view := s.view(ctx, v)
+		phase := view.Phase
+		if st, err := s.stockOf(ctx, v.ID); err == nil && phase == string(PhaseOpen) && st.Remaining == 0 {
+			phase = "sold_out"
+		}
+		if phases[phase] == "" {
+			phases[phase] = view.ID
+		}
+	}
+	return phases, nil
+}

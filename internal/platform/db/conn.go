@@ -89,6 +89,9 @@ var refused = map[string]bool{
 
 // check refuses what would break the transaction from inside, and says how many parameters and whether rows come back.
 func check(query string) (params int, returning bool, err error) {
+	if strings.Contains(query, "\x00") {
+		return 0, false, errors.New("a zero byte in a statement") // SQLite ends there, and one of the drivers crashes
+	}
 	parts := splitSQL(query)
 	if len(parts) != 1 {
 		return 0, false, fmt.Errorf("one SQL statement expected, got %d", len(parts))
@@ -97,14 +100,10 @@ func check(query string) (params int, returning bool, err error) {
 	if refused[p.verb] {
 		return 0, false, fmt.Errorf("%s is not allowed here: transactions are run by db.Tx, settings are made by db.Open", p.verb)
 	}
-	if p.verb == "INSERT" || p.verb == "UPDATE" || p.verb == "DELETE" || p.verb == "REPLACE" || p.verb == "WITH" {
-		up := strings.ToUpper(query)
-		if strings.Contains(up, "OR ROLLBACK") || strings.Contains(up, "CONFLICT ROLLBACK") {
-			return 0, false, errors.New("OR ROLLBACK is not allowed: it would undo the whole group of transactions")
-		}
-		returning = strings.Contains(up, "RETURNING")
+	if p.orRollback {
+		return 0, false, errors.New("OR ROLLBACK is not allowed: it would undo the whole group of transactions")
 	}
-	return p.params, returning, nil
+	return p.params, p.returning, nil
 }
 
 // prepared returns the statement for query, from those kept or newly prepared. It must be given back by done.
@@ -198,15 +197,22 @@ func (c *conn) execStmt(ctx context.Context, s *stmt, args []driver.NamedValue) 
 	if err != nil {
 		return nil, c.fail(ctx, s.query, err)
 	}
-	n := int64(0)
 	row := make([]driver.Value, len(rs.Columns()))
-	for err = rs.Next(row); err == nil; err = rs.Next(row) {
-		n++
+	for err == nil {
+		err = rs.Next(row)
 	}
 	if err == io.EOF {
 		err = nil
 	}
-	return driver.RowsAffected(n), c.fail(ctx, s.query, cmp.Or(err, rs.Close()))
+	if err = cmp.Or(err, rs.Close()); err != nil {
+		return nil, c.fail(ctx, s.query, err)
+	}
+	n, err := c.ask(ctx, "SELECT changes()")
+	if err != nil {
+		return nil, c.fail(ctx, s.query, err)
+	}
+	changed, _ := n[0][0].(int64)
+	return driver.RowsAffected(changed), nil
 }
 
 // exec is the writer's way in, past database/sql.

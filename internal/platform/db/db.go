@@ -118,7 +118,7 @@ func Open(ctx context.Context, cfg Config, o *obs.Obs) (_ *DB, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := f.prepare(o.Clock()); err != nil {
+	if err := f.prepare(); err != nil {
 		return nil, err
 	}
 	h, err := openHandle(f.path)
@@ -149,8 +149,10 @@ func (d *DB) Close() (err error) {
 func (d *DB) close() (err error) {
 	defer levee.Wrap(&err, "db.Close")
 	d.keeper.stop()
-	err = d.writer.stop()
-	if e := d.readers.Close(); err == nil {
+	d.writer.stop()
+	err = d.readers.Close()
+	// The last connection moves the log into the file and removes it.
+	if e := d.writer.drop(); err == nil {
 		err = e
 	}
 	if e := d.handle.close(); err == nil {

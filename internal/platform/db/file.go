@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -76,10 +77,22 @@ func (f file) open(writer bool) (*conn, error) {
 }
 
 // prepare makes the folder, opens the file once, checks what it is and proves that it can be written.
-func (f file) prepare(time.Time) (err error) {
+func (f file) prepare() (err error) {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o750); err != nil {
 		return levee.E(levee.CodeInternal, "the folder of the database cannot be made; create %s for this user, or change db.url",
 			filepath.Dir(f.path)).Because(err)
+	}
+	if st, err := os.Stat(f.path); err == nil && !st.Mode().IsRegular() {
+		return levee.Invalid("db.url", "the path of a file", "sqlite:"+f.path)
+	}
+	// Personal data lies in it, so it is made readable for this user only; SQLite gives its -wal and -shm the same mode.
+	if made, err := os.OpenFile(f.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err == nil {
+		if err := made.Close(); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return levee.E(levee.CodeInternal, "%s cannot be made: the folder may not be written by this user; give it, or change db.url",
+			f.path).Because(err)
 	}
 	c, err := f.open(true)
 	if err != nil {
@@ -208,6 +221,15 @@ func (w writerConnector) Connect(context.Context) (driver.Conn, error) { return 
 
 // Driver is asked for by database/sql.DB.Driver only.
 func (w writerConnector) Driver() driver.Driver { return noDriver{} }
+
+// failingConnector gives every caller its error.
+type failingConnector struct{ err error }
+
+// Connect returns the error.
+func (f failingConnector) Connect(context.Context) (driver.Conn, error) { return nil, f.err }
+
+// Driver is asked for by database/sql.DB.Driver only.
+func (f failingConnector) Driver() driver.Driver { return noDriver{} }
 
 type noDriver struct{}
 

@@ -1,8 +1,6 @@
 package db
 
-import (
-	"time"
-)
+import "time"
 
 // keeper moves committed pages from the write-ahead log into the file (a checkpoint) beside the writer, so that the writer
 // does not stand still for it.
@@ -17,6 +15,10 @@ type keeper struct {
 	done chan struct{}
 	last time.Time // of the writer: when it nudged last
 	conn *conn
+
+	tried   int64 // length of the log when it was moved last
+	warned  int64 // length of the log that was warned of
+	failing bool  // the last checkpoint failed and was logged
 }
 
 const (
@@ -27,6 +29,8 @@ const (
 	// walRest is how few pages are left for the writer to move, and besideMax how often the keeper tries to come down to it.
 	walRest   = 128
 	besideMax = 4
+	// walLong is from how many pages on a log that cannot be moved is warned of: 256 MiB.
+	walLong = 65536
 )
 
 func newKeeper(d *DB) *keeper {
@@ -58,9 +62,11 @@ func (k *keeper) run() {
 			}
 			return
 		case <-k.wake:
-			if err := k.checkpoint(); err != nil {
-				k.d.log.Warn("a checkpoint failed; the log grows until one succeeds", "error", err)
+			err := k.checkpoint()
+			if err != nil && !k.failing {
+				k.d.log.Warn("a checkpoint failed; the write-ahead log grows until one succeeds", "error", err)
 			}
+			k.failing = err != nil
 		}
 	}
 }
@@ -80,11 +86,20 @@ func (k *keeper) checkpoint() error {
 		k.conn = c
 	}
 	length, moved, err := walState(k.conn, "NOOP")
-	if err != nil || length-moved < walPages {
+	if err != nil {
 		return err
 	}
+	k.d.metrics.wal.Set(float64(length))
+	if length < k.tried {
+		k.tried = 0 // the log was begun anew
+	}
+	// A reader with an old snapshot stops the moving there; it is tried again only after the log has grown by as much.
+	if length-max(moved, k.tried) < walPages {
+		return nil
+	}
+	k.tried = length
 	for range besideMax {
-		begun := time.Now()
+		begun, before := time.Now(), moved
 		if length, moved, err = walState(k.conn, "PASSIVE"); err != nil {
 			return err
 		}
@@ -93,20 +108,34 @@ func (k *keeper) checkpoint() error {
 			return err
 		}
 		k.d.metrics.checkpoint.Observe(time.Since(begun).Seconds())
+		if moved <= before {
+			k.warnLong(length)
+			return nil
+		}
 		if length-moved < walRest {
 			break
 		}
 	}
+	k.tried = 0
 	return k.d.writer.keep(func(c *conn) error {
 		begun := time.Now()
-		length, _, err := walState(c, "PASSIVE")
+		_, _, err := walState(c, "PASSIVE")
 		k.d.metrics.pause.Observe(time.Since(begun).Seconds())
-		k.d.metrics.wal.Set(float64(length))
 		return err
 	})
 }
 
-// walState runs one checkpoint of the given mode and returns how many pages the log has and how many of them are moved.
+// warnLong is told of a log that cannot be moved.
+func (k *keeper) warnLong(length int64) {
+	if length >= walLong && length >= 2*k.warned {
+		k.warned = length
+		k.d.log.Warn("the write-ahead log grows: some reader holds an old snapshot (rows that are not closed?)",
+			"mebibytes", length*4096>>20)
+	}
+}
+
+// walState runs one checkpoint of the given mode and returns how many pages the log has and how many of them are moved; both
+// are 0 when another process is moving them just now.
 func walState(c *conn, mode string) (length, moved int64, err error) {
 	rows, err := c.ask(background, "PRAGMA wal_checkpoint("+mode+")")
 	if err != nil || len(rows) == 0 || len(rows[0]) < 3 {
@@ -114,5 +143,5 @@ func walState(c *conn, mode string) (length, moved int64, err error) {
 	}
 	length, _ = rows[0][1].(int64)
 	moved, _ = rows[0][2].(int64)
-	return length, moved, nil
+	return max(length, 0), max(moved, 0), nil
 }

@@ -38,7 +38,7 @@ var (
 	ownerName      = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	// singleKey is how a schema writes a primary key of one integer; SQLite keeps rows in its order, without a second tree,
 	// only when the type is spelled INTEGER.
-	singleKey    = regexp.MustCompile(`(?im)^(\s*[a-z_][a-z0-9_]*\s+)BIGINT(\s+NOT\s+NULL\s+PRIMARY\s+KEY\b)`)
+	singleKey    = regexp.MustCompile(`(?i)(\b[a-z_][a-z0-9_]*\s+)BIGINT(\s+NOT\s+NULL\s+PRIMARY\s+KEY\b)`)
 	withoutRowID = regexp.MustCompile(`(?i)\bWITHOUT\s+ROWID\b`)
 )
 
@@ -306,7 +306,7 @@ func (d *DB) DumpSchema(ctx context.Context) (text string, err error) {
 		for line := range strings.SplitSeq(o.sql, "\n") {
 			if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "--") {
 				continue
-			} else if !strings.HasPrefix(line, "CREATE") && !strings.HasPrefix(line, ")") {
+			} else if !strings.HasPrefix(line, "CREATE") && line[0] != ')' && line[0] != ',' {
 				line = "  " + line
 			}
 			b.WriteString(line + "\n")

@@ -7,19 +7,23 @@ type statement struct {
 	text   string // without the closing semicolon, comments kept
 	verb   string // its first word, upper case
 	params int    // number of ? in it; -1 when one has a number (?1)
+
+	returning  bool // has the word RETURNING
+	orRollback bool // has OR ROLLBACK or ON CONFLICT ROLLBACK
 }
 
 // splitSQL cuts a text into its statements. It knows quotes ('…', "…", `…`, […]) and comments (-- and /* */), which is all
 // that SQL without triggers needs. Empty statements are left out.
 func splitSQL(text string) []statement {
 	var out []statement
-	start, params := 0, 0
-	verb := ""
+	var st statement
+	start, before := 0, ""
 	end := func(i int) {
-		if verb != "" {
-			out = append(out, statement{text: strings.TrimSpace(text[start:i]), verb: verb, params: params})
+		if st.verb != "" {
+			st.text = strings.TrimSpace(text[start:i])
+			out = append(out, st)
 		}
-		start, verb, params = i+1, "", 0
+		start, before, st = i+1, "", statement{}
 	}
 	for i := 0; i < len(text); {
 		switch c := text[i]; {
@@ -37,28 +41,41 @@ func splitSQL(text string) []statement {
 		case c == '?':
 			i++
 			if i < len(text) && text[i] >= '0' && text[i] <= '9' {
-				params = -1
-			} else if params >= 0 {
-				params++
+				st.params = -1
+			} else if st.params >= 0 {
+				st.params++
 			}
+		case strings.HasPrefix(text[i:], "\ufeff"): // white space to SQLite
+			i += len("\ufeff")
 		case isWord(c):
 			j := i
-			for j < len(text) && isWord(text[j]) {
+			for j < len(text) && isWord(text[j]) && !strings.HasPrefix(text[j:], "\ufeff") {
 				j++
 			}
-			if verb == "" {
-				verb = strings.ToUpper(text[i:j])
-			}
-			i = j
+			st.word(text[i:j], before)
+			before, i = text[i:j], j
 		default:
-			if verb == "" && c > ' ' {
-				verb = string(c)
+			if st.verb == "" && c > ' ' {
+				st.verb = string(c)
 			}
 			i++
 		}
 	}
 	end(len(text))
 	return out
+}
+
+// word notes one bare word and what stood before it.
+func (s *statement) word(w, before string) {
+	if s.verb == "" {
+		s.verb = strings.ToUpper(w)
+	}
+	switch {
+	case strings.EqualFold(w, "RETURNING"):
+		s.returning = true
+	case strings.EqualFold(w, "ROLLBACK"):
+		s.orRollback = s.orRollback || strings.EqualFold(before, "OR") || strings.EqualFold(before, "CONFLICT")
+	}
 }
 
 // skipTo returns the index behind the next end in text from i on, or len(text).

@@ -21,9 +21,8 @@ const (
 	txOver
 )
 
-// Tx is one transaction while its function runs. It belongs to the goroutine that runs the function and is of no use after
-// it. Rows must be closed or read to their end before the next statement of the same text… and before the function returns;
-// what is left open is closed then.
+// Tx is one transaction while its function runs. It belongs to the goroutine that runs the function and refuses everything
+// after it. Rows that the function leaves open are closed when it returns.
 type Tx struct {
 	w    *writer
 	name string
@@ -40,7 +39,11 @@ type Tx struct {
 	house    func(c *conn) error // instead of fn: the part's own work, outside of groups
 }
 
-func (t *Tx) finish() { t.done <- struct{}{} }
+// finish tells the caller that the outcome is known.
+func (t *Tx) finish() {
+	t.state.Store(txOver)
+	t.done <- struct{}{}
+}
 
 // txContext is the context of a transaction's function: the caller's values without its end, because a transaction that has
 // begun runs to its end, and with a mark by which a transaction inside a transaction is refused.
@@ -146,18 +149,18 @@ func (t *Tx) Query(_ context.Context, query string, args ...any) (*Rows, error) 
 
 // QueryRow is Query for at most one row; Scan returns ErrNoRows when there is none.
 func (t *Tx) QueryRow(_ context.Context, query string, args ...any) *Row {
-	if t.usable() != nil {
-		return t.w.d.readers.QueryRowContext(endedContext, query, args...)
+	if err := t.usable(); err != nil {
+		return rowOf(err)
 	}
 	return t.w.bun.Conn.QueryRowContext(background, query, args...)
 }
 
-// endedContext makes a Row that carries an error: database/sql gives no other way to make one.
-var endedContext = func() context.Context {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cancel(levee.E(levee.CodeInternal, "the transaction is over: its Tx must not be kept"))
-	return ctx
-}()
+// rowOf makes a Row whose Scan returns err; database/sql has no other way to one.
+func rowOf(err error) *Row {
+	pool := sql.OpenDB(failingConnector{err})
+	defer pool.Close()
+	return pool.QueryRowContext(background, "")
+}
 
 // AfterCommit has fn run after the commit is on disk, in the caller's goroutine, before Tx returns. It does not run when the
 // transaction fails. It may call Tx with a context from outside.
@@ -191,8 +194,8 @@ func (b txBun) QueryContext(_ context.Context, query string, args ...any) (*sql.
 }
 
 func (b txBun) QueryRowContext(_ context.Context, query string, args ...any) *sql.Row {
-	if b.t.usable() != nil {
-		return b.t.w.d.readers.QueryRowContext(endedContext, query, args...)
+	if err := b.t.usable(); err != nil {
+		return rowOf(err)
 	}
 	return b.t.w.bun.QueryRowContext(background, query, args...)
 }

@@ -93,6 +93,7 @@ type writer struct {
 	done  chan struct{}
 
 	conn                                                    *conn    // nil: must be opened (again)
+	pool                                                    *sql.DB  // over conn alone
 	bun                                                     bun.Conn // over conn, for builders and rows
 	begin, commit, rollback, savepoint, release, rollbackTo rawStmt
 
@@ -107,7 +108,6 @@ type writer struct {
 	inserts map[string][]*insertPlan
 
 	committed, commits, rolledBack, failed atomic.Int64
-	closeErr                               error
 }
 
 func newWriter(d *DB) *writer {
@@ -136,7 +136,7 @@ func (w *writer) run(takeover bool) {
 		w.finish()
 	}
 	for {
-		t := w.pop(true)
+		t := w.head()
 		if t == nil {
 			break
 		}
@@ -144,45 +144,63 @@ func (w *writer) run(takeover bool) {
 			w.keepHouse(t)
 			continue
 		}
+		// The lock of another process is waited for before anybody's transaction counts as begun: its caller may still leave.
+		if err := w.ready(); err != nil {
+			w.refuseWaiting(err)
+			continue
+		}
 		w.started = time.Now()
-		w.member(t)
 		w.fill()
 		w.gather()
 		w.finish()
 	}
-	w.closeErr = w.drop()
 	normal = true
 }
 
 var errGoexit = errors.New("the function ended its goroutine")
 
-// pop returns the next waiting transaction that was not cancelled; nil when there is none (and, when sleeping, none will be).
-func (w *writer) pop(sleep bool) *Tx {
-	for {
-		if w.next == len(w.batch) {
-			clear(w.batch)
-			w.batch = w.queue.take(w.batch[:0], sleep)
-			w.next = 0
-			if len(w.batch) == 0 {
-				return nil
-			}
-		}
+// head waits for something to do and returns it without taking it; nil when the queue is closed and empty.
+func (w *writer) head() *Tx {
+	if w.next == len(w.batch) && !w.refill(true) {
+		return nil
+	}
+	return w.batch[w.next]
+}
+
+// refill takes what waits in the queue once the batch is used up.
+func (w *writer) refill(sleep bool) bool {
+	clear(w.batch)
+	w.batch = w.queue.take(w.batch[:0], sleep)
+	w.next = 0
+	return len(w.batch) > 0
+}
+
+// pop takes the next waiting transaction that was not withdrawn; nil when there is none or when the part's own work is next,
+// which is not done inside a group.
+func (w *writer) pop() *Tx {
+	for w.next < len(w.batch) || w.refill(false) {
 		t := w.batch[w.next]
-		if t.house != nil && !sleep {
-			return nil // not inside a group
+		if t.house != nil {
+			return nil
 		}
-		w.next++
-		w.queue.taken.Add(-1)
+		w.advance()
 		if t.state.CompareAndSwap(txQueued, txRunning) {
 			return t
 		}
 	}
+	return nil
+}
+
+func (w *writer) advance() {
+	w.batch[w.next] = nil
+	w.next++
+	w.queue.taken.Add(-1)
 }
 
 // fill lets everybody who waits join the group.
 func (w *writer) fill() {
 	for len(w.group) < w.d.cfg.GroupMax && time.Since(w.started) < groupTime {
-		t := w.pop(false)
+		t := w.pop()
 		if t == nil {
 			return
 		}
@@ -296,7 +314,7 @@ func (w *writer) ready() error {
 // the same lock in turn.
 func (w *writer) refuseWaiting(err error) {
 	for n := w.queue.len(); n > 0; n-- {
-		t := w.pop(false)
+		t := w.pop()
 		if t == nil {
 			return
 		}
@@ -308,6 +326,14 @@ func (w *writer) refuseWaiting(err error) {
 // finish commits the group and tells its members.
 func (w *writer) finish() {
 	if !w.open {
+		return
+	}
+	if w.good == 0 { // nobody stayed to do anything
+		if _, err := w.rollback.ExecContext(background, nil); err != nil {
+			w.logDrop(err)
+		}
+		w.open = false
+		w.tell()
 		return
 	}
 	before := time.Now()
@@ -371,6 +397,7 @@ func (w *writer) tell() {
 }
 
 func (w *writer) logDrop(err error) {
+	w.open = false
 	w.d.log.Error("the writer's connection is replaced", "error", err)
 	if err := w.drop(); err != nil {
 		w.d.log.Error("closing the writer's connection failed", "error", err)
@@ -379,13 +406,13 @@ func (w *writer) logDrop(err error) {
 
 // keepHouse runs the part's own work on the writer's connection, between groups.
 func (w *writer) keepHouse(t *Tx) {
+	w.advance()
 	if w.conn == nil {
 		t.err = w.connect()
 	}
 	if t.err == nil {
 		t.err = t.house(w.conn)
 	}
-	t.state.Store(txOver)
 	t.finish()
 }
 
@@ -417,29 +444,28 @@ func (w *writer) connect() error {
 	pool.SetMaxOpenConns(1)
 	b, err := bun.NewDB(pool, sqlitedialect.New(), bun.WithDiscardUnknownColumns()).Conn(background)
 	if err != nil {
-		return errors.Join(err, c.Close())
+		return errors.Join(err, pool.Close(), c.Close())
 	}
-	w.conn, w.bun = c, b
+	w.conn, w.pool, w.bun = c, pool, b
 	return nil
 }
 
-// drop closes the writer's connection. The handle of database/sql above it is left to the collector: closing it would wait
-// for a Row that was never scanned.
+// drop closes the writer's connection. What database/sql holds of it (w.bun) is not closed first: that would wait for a Row that
+// was never scanned.
 func (w *writer) drop() error {
 	if w.conn == nil {
 		return nil
 	}
-	err := w.conn.Close()
-	w.conn, w.bun = nil, bun.Conn{}
+	err := errors.Join(w.pool.Close(), w.conn.Close())
+	w.conn, w.pool, w.bun = nil, nil, bun.Conn{}
 	w.begin, w.commit, w.rollback, w.savepoint, w.release, w.rollbackTo = nil, nil, nil, nil, nil, nil
 	return err
 }
 
-// stop lets the queue run dry and waits for the goroutine.
-func (w *writer) stop() error {
+// stop lets the queue run dry and waits for the goroutine. The connection is still open then: drop closes it.
+func (w *writer) stop() {
 	w.queue.close()
 	<-w.done
-	return w.closeErr
 }
 
 // call runs the function and turns a panic into an error; the value is raised again in the caller.
@@ -462,7 +488,7 @@ func (t *Tx) call() (err error) {
 // slowTx is from when a transaction is logged: at this length it is what all other writers wait for.
 const slowTx = 100 * time.Millisecond
 
-// house runs fn on the writer's connection between two groups.
+// keep runs fn on the writer's connection between two groups.
 func (w *writer) keep(fn func(c *conn) error) error {
 	t := &Tx{w: w, house: fn, done: make(chan struct{}, 1)}
 	if err := w.queue.push(t); err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,12 +24,13 @@ import (
 func TestFailureBlocksItsKeyOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)
-		broken := true // read and written by listeners only while the test waits
+		var broken atomic.Bool
+		broken.Store(true)
 		b := h.bus(writer("sound"), Listen("flaky", func(ctx context.Context, tx *db.Tx, e noted) error {
 			if err := write(ctx, tx, "flaky", e); err != nil {
 				return err
 			}
-			if e.Key == 1 && e.N == 1 && broken {
+			if e.Key == 1 && e.N == 1 && broken.Load() {
 				return errors.New("not yet")
 			}
 			return nil
@@ -48,7 +50,7 @@ func TestFailureBlocksItsKeyOnly(t *testing.T) {
 		if n := h.count(`SELECT COUNT(*) FROM effect WHERE listener = 'sound' AND event_key = 1`); n != 299 {
 			t.Errorf("the sound listener has %d effects of the blocked key, want 299", n)
 		}
-		broken = false
+		broken.Store(false)
 		time.Sleep(10 * time.Second) // of the bubble's clock: the next attempt
 		h.drain(b)
 		want := make([]string, 0, 299)
@@ -151,10 +153,12 @@ func orderAndOnce(t *testing.T, seed uint64) {
 func TestParking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)
-		broken, calls := true, 0
+		var broken atomic.Bool
+		var calls atomic.Int32
+		broken.Store(true)
 		b := h.bus(writer("sound"), Listen("bad", func(ctx context.Context, tx *db.Tx, e noted) error {
-			if e.N == 1 && broken {
-				calls++
+			if e.N == 1 && broken.Load() {
+				calls.Add(1)
 				return errors.New("never")
 			}
 			return write(ctx, tx, "bad", e)
@@ -173,8 +177,8 @@ func TestParking(t *testing.T) {
 			t.Errorf("parked after %v: too little time for a person or a restart to help", took)
 		}
 		h.drain(b)
-		if calls != maxAttempts {
-			t.Errorf("%d attempts, want %d", calls, maxAttempts)
+		if n := calls.Load(); n != maxAttempts {
+			t.Errorf("%d attempts, want %d", n, maxAttempts)
 		}
 		if diff := cmp.Diff("1:2", h.effects("bad")); diff != "" {
 			t.Errorf("the key did not go on: %s", diff)
@@ -186,7 +190,8 @@ func TestParking(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(ps) != 1 || ps[0].Listener != "bad" || ps[0].Attempts != maxAttempts || ps[0].Error != "never" || ps[0].Payload != `{"Key":1,"N":1,"Text":"kept"}` {
+		if len(ps) != 1 || ps[0].Listener != "bad" || ps[0].Attempts != maxAttempts || ps[0].Error != "never" ||
+			ps[0].Payload != `{"Key":1,"N":1,"Text":"kept"}` {
 			t.Fatalf("parked: %+v", ps)
 		}
 		if err := b.RetryParked(t.Context(), ps[0].EventID, "bad"); err == nil || !strings.Contains(err.Error(), "never") {
@@ -195,7 +200,7 @@ func TestParking(t *testing.T) {
 		if err := b.RetryParked(t.Context(), ps[0].EventID, "sound"); levee.CodeOf(err) != levee.CodeNotFound {
 			t.Errorf("a retry of another listener: %v", err)
 		}
-		broken = false
+		broken.Store(false)
 		if err := b.RetryParked(t.Context(), ps[0].EventID, "bad"); err != nil {
 			t.Fatal(err)
 		}
@@ -249,9 +254,10 @@ func TestUnreadable(t *testing.T) {
 func TestUnavailableIsNotParked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)
-		away := true
+		var away atomic.Bool
+		away.Store(true)
 		b := h.bus(Listen("a", func(ctx context.Context, tx *db.Tx, e noted) error {
-			if away {
+			if away.Load() {
 				return levee.E(levee.CodeUnavailable, "away")
 			}
 			return write(ctx, tx, "a", e)
@@ -261,7 +267,7 @@ func TestUnavailableIsNotParked(t *testing.T) {
 		h.emit(b, noted{Key: 1, N: 1})
 		time.Sleep(3 * time.Hour) // of the bubble's clock
 		synctest.Wait()
-		away = false
+		away.Store(false)
 		time.Sleep(backoffMost + time.Second)
 		h.drain(b)
 		if diff := cmp.Diff("1:1", h.effects("a")); diff != "" {

@@ -345,7 +345,8 @@ func TestHorizonIsMovedAhead(t *testing.T) {
 		for range 300 {
 			id := mustNext(t, g)
 			synctest.Wait()
-			if left := time.UnixMilli(g.limit.Load()>>seqBits + epochMillis).Sub(TimeOf(id)); left < 900*time.Millisecond || left > 3001*time.Millisecond {
+			left := time.UnixMilli(g.limit.Load()>>seqBits + epochMillis).Sub(TimeOf(id))
+			if left < 900*time.Millisecond || left > 3001*time.Millisecond {
 				t.Fatalf("the horizon is %v ahead", left)
 			}
 			time.Sleep(100 * time.Millisecond)

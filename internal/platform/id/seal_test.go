@@ -93,7 +93,8 @@ func TestOpenRefusesWhatIsNotOurs(t *testing.T) {
 		}
 	}
 	refused(t, testSealer(t, 1), levee.KindOrder, p) // another key
-	for _, q := range []string{"", "_", "ord", "ord_", p[:29], p + "0", " " + p, p + "\n", strings.ToUpper(p), p[4:], "ord_" + strings.Repeat("0", 26),
+	for _, q := range []string{"", "_", "ord", "ord_", p[:29], p + "0", " " + p, p + "\n", strings.ToUpper(p), p[4:],
+		"ord_" + strings.Repeat("0", 26),
 		"ord_" + strings.Repeat("z", 26), "ord_247063142400000000", "ord_" + strings.Repeat("\x00", 26), "ord_" + strings.Repeat("é", 13)} {
 		refused(t, s, levee.KindOrder, q)
 	}

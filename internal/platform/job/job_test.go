@@ -206,7 +206,8 @@ func TestRetriesBackoffDead(t *testing.T) {
 		time.Sleep(time.Minute) // of the bubble's clock
 		same(t, "1/4@0s 2/4@1s 3/4@3s 4/4@6s", &n)
 		dead, err := j.Dead(t.Context(), 10)
-		if err != nil || len(dead) != 1 || dead[0].ID != id || dead[0].Attempts != 4 || dead[0].Error != "failure 4" || dead[0].Args != `{"N":7}` {
+		if err != nil || len(dead) != 1 || dead[0].ID != id || dead[0].Attempts != 4 ||
+			dead[0].Error != "failure 4" || dead[0].Args != `{"N":7}` {
 			t.Fatalf("dead: %+v, %v", dead, err)
 		}
 		other := enqueue(h, k, args{8}, Unique("seven"), After(time.Hour)) // a dead job's key is free
@@ -247,7 +248,7 @@ func TestRetriesBackoffDead(t *testing.T) {
 func TestDefaultBackoff(t *testing.T) {
 	for attempt := 1; attempt <= 1000; attempt++ {
 		want := 10 * time.Minute
-		if attempt < 10 {
+		if attempt <= 10 {
 			want = time.Second << (attempt - 1)
 		}
 		if d := backoff(attempt); d < want-want/10 || d > want+want/10 {

@@ -56,11 +56,29 @@ func (c *Config) check() error {
 	return nil
 }
 
-// pool is a number of slots.
+// pool is a number of slots. Where its jobs are short, more are claimed than there are slots, so that the two commits of a job
+// are shared by many. Its fields but the first two are guarded by Jobs.mu.
 type pool struct {
-	name string
-	size int
-	used int // guarded by Jobs.mu
+	name    string
+	size    int
+	used    int           // slots in which a function runs
+	held    int           // claims: waiting for a slot, running, or being written down
+	queue   []*claim      // waiting for a slot
+	average time.Duration // of the last runs; a second before the first
+}
+
+const (
+	shortJob   = 20 * time.Millisecond // average up to which a pool claims ahead
+	claimAhead = 240                   // claims beyond the slots; with them a kill interrupts so many
+)
+
+// room returns how many jobs may be claimed and for how many of them a slot is free.
+func (p *pool) room() (free, slots int) {
+	limit := p.size
+	if p.average < shortJob {
+		limit += claimAhead
+	}
+	return max(limit-p.held, 0), max(p.size-p.used-len(p.queue), 0)
 }
 
 // Jobs keeps and runs all jobs of the house.
@@ -86,7 +104,8 @@ type Jobs struct {
 	mu      sync.Mutex // guards what follows
 	started bool
 	waiting []chan struct{}
-	running map[*claim]struct{}
+	running map[*claim]struct{} // all claims of this process
+	suspect *claim              // the one that is held of those whose last run ended in a crash
 }
 
 // Open makes Jobs on d. Nothing runs until Run.
@@ -144,7 +163,7 @@ func (j *Jobs) addPool(name string) {
 	if size == 0 {
 		size = defaultSlots
 	}
-	j.pools[name] = &pool{name: name, size: size}
+	j.pools[name] = &pool{name: name, size: size, average: time.Second}
 }
 
 // Known is a registered kind or periodic function.

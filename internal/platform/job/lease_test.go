@@ -16,7 +16,7 @@ import (
 // take claims what is due as a process would that is then killed or paused: nobody extends these leases.
 func take(t *testing.T, j *Jobs) []*claim {
 	t.Helper()
-	claims, err := j.claim(t.Context(), []room{{j.pools["default"], 10}}, nil)
+	claims, err := j.claim(t.Context(), []room{{j.pools["default"], 10, 10}}, nil)
 	if err != nil || len(claims) == 0 {
 		t.Fatalf("claimed %d jobs, %v", len(claims), err)
 	}
@@ -164,12 +164,16 @@ func TestStuck(t *testing.T) {
 func TestPoison(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)
-		k := Define("poison", Options{}, func(context.Context, args) error { return nil })
-		j := h.jobs(Config{}, k)
+		life := func() (*Jobs, *Kind[args]) {
+			k := Define("poison", Options{}, func(context.Context, args) error { return nil })
+			return h.jobs(Config{}, k), k
+		}
+		j, k := life()
 		id := enqueue(h, k, args{1})
 		for crash := 1; crash <= maxCrashes; crash++ {
 			take(t, j)
 			time.Sleep(j.cfg.Lease)
+			j, _ = life()
 			if err := j.rescue(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -183,6 +187,57 @@ func TestPoison(t *testing.T) {
 		}
 		if dead, err := j.Dead(t.Context(), 10); err != nil || len(dead) != 1 || dead[0].ID != id {
 			t.Errorf("dead: %+v, %v", dead, err)
+		}
+	})
+}
+
+// What ran beside a job that takes its process down is not given up with it.
+func TestPoisonAndNeighbours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		k := Define("job", Options{}, func(context.Context, args) error { return nil })
+		h.jobs(Config{}, k)
+		victim := enqueue(h, k, args{0})
+		for i := range 9 {
+			enqueue(h, k, args{i + 1})
+		}
+		for life := 1; h.count(`SELECT COUNT(*) FROM job_task`) > 0; life++ {
+			if life > 50 {
+				t.Fatal("no end in fifty lives")
+			}
+			// One life: it claims, runs and completes until it has claimed the poison, which ends it in mid-work.
+			k := Define("job", Options{}, func(context.Context, args) error { return nil })
+			j := h.jobs(Config{}, k)
+			for dead := false; !dead; {
+				claims, err := j.claim(t.Context(), []room{{j.pools["default"], 16, 16}}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range claims {
+					dead = dead || c.id == victim
+				}
+				for _, c := range claims {
+					if !dead {
+						j.mu.Lock()
+						j.clear(c)
+						j.mu.Unlock()
+						if err := j.end(t.Context(), c, ending{outcome: outcomeDone}); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				if len(claims) == 0 {
+					break
+				}
+			}
+			time.Sleep(16 * time.Second)
+			if err := j.rescue(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dead, err := h.jobs(Config{}).Dead(t.Context(), 10)
+		if err != nil || len(dead) != 1 || dead[0].ID != victim {
+			t.Errorf("dead: %+v, %v; want job %d alone", dead, err, victim)
 		}
 	})
 }

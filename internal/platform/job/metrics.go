@@ -59,7 +59,8 @@ func (m *metrics) kind(name string) *kindMetrics {
 	if k, ok := m.kinds.Load(name); ok {
 		return k.(*kindMetrics)
 	}
-	k := &kindMetrics{enqueued: m.enqueued.WithLabelValues(name), seconds: m.seconds.WithLabelValues(name), outcomes: map[string]prometheus.Counter{}}
+	k := &kindMetrics{enqueued: m.enqueued.WithLabelValues(name), seconds: m.seconds.WithLabelValues(name),
+		outcomes: map[string]prometheus.Counter{}}
 	for _, o := range []string{outcomeDone, outcomeRetry, outcomeDead, outcomeSnoozed, outcomeInterrupted, outcomeLost} {
 		k.outcomes[o] = m.finished.WithLabelValues(name, o)
 	}

@@ -76,8 +76,10 @@ type periodRow struct {
 func (p *period) due(r periodRow, now time.Time) (bool, int64) {
 	t := now.UnixMicro()
 	switch {
+	case r.lease > t && r.next > t:
+		return false, min(r.lease, r.next) // somebody runs it, and may be through by then
 	case r.lease > t:
-		return false, r.lease // somebody runs it
+		return false, r.lease
 	case r.interrupted(), r.next <= t:
 		return true, t
 	case time.Duration(r.next-t)*time.Microsecond > p.every+max(p.every, clockLeap):
@@ -186,7 +188,7 @@ func (r *runner) duePeriods(ctx context.Context, rooms []room) ([]*firing, error
 		}
 		slot := -1
 		for i := range rooms {
-			if rooms[i].pool.name == p.o.Pool && rooms[i].free > 0 {
+			if rooms[i].pool.name == p.o.Pool && rooms[i].slots > 0 {
 				slot = i
 			}
 		}
@@ -195,6 +197,7 @@ func (r *runner) duePeriods(ctx context.Context, rooms []room) ([]*firing, error
 			continue
 		}
 		rooms[slot].free--
+		rooms[slot].slots--
 		fire = append(fire, &firing{p: p, row: row, pool: rooms[slot].pool})
 	}
 	return fire, nil
@@ -212,7 +215,8 @@ func (j *Jobs) fireTx(ctx context.Context, tx *db.Tx, f *firing, now time.Time) 
 	if p.every <= j.cfg.Lease && next <= until && next-now.UnixMicro() >= lease.Microseconds()/2 {
 		until = next
 	}
-	err := held(tx.Exec(ctx, `UPDATE job_period SET next_at = ?, lease_until = ?, fence = fence + 1 WHERE name = ? AND next_at = ? AND fence = ?`,
+	err := held(tx.Exec(ctx, `UPDATE job_period SET next_at = ?, lease_until = ?, fence = fence + 1 `+
+		`WHERE name = ? AND next_at = ? AND fence = ?`,
 		next, until, p.name, f.row.next, f.row.fence))
 	if errors.Is(err, errLost) {
 		return nil, nil

@@ -183,12 +183,16 @@ func TestClockSetBack(t *testing.T) {
 	for _, test := range []struct {
 		next time.Duration
 		due  bool
-	}{{-time.Hour, true}, {0, true}, {time.Second, false}, {30 * time.Second, false}, {2 * time.Minute, false}, {3 * time.Minute, true}, {time.Hour, true}} {
+	}{
+		{-time.Hour, true}, {0, true}, {time.Second, false}, {30 * time.Second, false}, {2 * time.Minute, false}, {3 * time.Minute, true},
+		{time.Hour, true},
+	} {
 		if due, _ := p.due(periodRow{next: now.Add(test.next).UnixMicro()}, now); due != test.due {
 			t.Errorf("next firing in %v: due %v, want %v", test.next, due, test.due)
 		}
 	}
-	if due, at := p.due(periodRow{next: now.UnixMicro(), lease: now.Add(time.Second).UnixMicro()}, now); due || at != now.Add(time.Second).UnixMicro() {
+	soon := now.Add(time.Second).UnixMicro()
+	if due, at := p.due(periodRow{next: now.UnixMicro(), lease: soon}, now); due || at != soon {
 		t.Error("a running period is due")
 	}
 }

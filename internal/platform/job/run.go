@@ -40,11 +40,12 @@ type claim struct {
 	release  bool  // period: the lease has to be given back
 	pool     *pool
 	lease    time.Duration
-	began    time.Time
+	ctx      context.Context // of the run, without its timeout; kept because a claim is one run
 	cancel   context.CancelCauseFunc
 	done     atomic.Bool // DoneTx has committed
 
 	// Guarded by Jobs.mu.
+	began    time.Time // zero while it waits for a slot
 	until    time.Time // when the lease ends, by the monotonic clock
 	beat     time.Time // when to extend it
 	extended bool
@@ -93,7 +94,9 @@ func (j *Jobs) run(ctx context.Context, periods bool) error {
 		}
 		r.sleep(ctx, r.beat(base, wait))
 	}
+	r.giveBack()
 	cut := time.Now().Add(j.cfg.Grace)
+	rest := context.WithoutCancel(ctx)
 	for {
 		j.mu.Lock()
 		n := len(j.running)
@@ -108,7 +111,7 @@ func (j *Jobs) run(ctx context.Context, periods bool) error {
 		if left := time.Until(cut); left > 0 {
 			wait = min(wait, left)
 		}
-		r.sleep(base, r.beat(context.WithoutCancel(base), wait))
+		r.sleep(rest, r.beat(rest, wait))
 	}
 }
 
@@ -161,8 +164,8 @@ func (r *runner) round() (next time.Time, err error) {
 	idle := len(j.running) == 0
 	var rooms []room
 	for _, p := range j.pools {
-		if free := p.size - p.used; free > 0 {
-			rooms = append(rooms, room{p, free})
+		if free, slots := p.room(); free > 0 {
+			rooms = append(rooms, room{p, free, slots})
 		}
 	}
 	j.mu.Unlock()
@@ -177,7 +180,7 @@ func (r *runner) round() (next time.Time, err error) {
 	}
 	var full []room // pools with due jobs
 	for _, f := range rooms {
-		if f.free == 0 {
+		if f.free <= 0 {
 			continue
 		}
 		due, ok, err := j.nextDue(ctx, f.pool.name)
@@ -196,10 +199,16 @@ func (r *runner) round() (next time.Time, err error) {
 			return next, err
 		}
 		started = len(claims)
+		fired := 0
 		for _, c := range claims {
+			if c.period != nil {
+				fired++
+				r.nextPeriod = sooner(r.nextPeriod, time.Now().Add(time.UnixMicro(c.firedFor).Sub(j.clock())))
+			}
 			r.start(c)
 		}
-		if started > 0 {
+		r.again = r.again || fired < len(fire) // another was faster: read what it has set
+		if started > 0 || fired < len(fire) {
 			next = time.Now() // there may be more
 		}
 	}
@@ -209,10 +218,10 @@ func (r *runner) round() (next time.Time, err error) {
 	return next, nil
 }
 
-// room is a pool with free slots.
+// room is a pool that may claim, and for how many there is a slot.
 type room struct {
-	pool *pool
-	free int
+	pool        *pool
+	free, slots int
 }
 
 func sooner(a, b time.Time) time.Time {
@@ -222,31 +231,95 @@ func sooner(a, b time.Time) time.Time {
 	return a
 }
 
-// start runs a claim in a goroutine of its own.
+// start runs a claim as soon as there is a slot.
 func (r *runner) start(c *claim) {
 	j := r.j
-	c.began = time.Now()
-	ctx, cancel := context.WithCancelCause(context.WithValue(r.base, claimKey{}, c))
-	c.cancel = cancel
+	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.base, claimKey{}, c))
 	j.mu.Lock()
-	c.pool.used++
+	defer j.mu.Unlock()
 	j.running[c] = struct{}{}
-	j.mu.Unlock()
+	c.pool.held++
+	if c.pool.used == c.pool.size {
+		c.pool.queue = append(c.pool.queue, c)
+		return
+	}
+	r.begin(c)
+}
+
+// begin runs c in a goroutine of its own. The caller holds j.mu, and there is a slot.
+func (r *runner) begin(c *claim) {
+	j := r.j
+	c.pool.used++
+	c.began = time.Now()
 	j.m.running.WithLabelValues(c.pool.name).Inc()
 	r.wg.Go(func() {
-		defer func() {
-			cancel(nil)
-			j.mu.Lock()
-			c.pool.used--
-			delete(j.running, c)
-			j.mu.Unlock()
-			j.m.running.WithLabelValues(c.pool.name).Dec()
-			j.wake()
-		}()
-		limited, end := context.WithTimeout(ctx, c.timeout())
-		defer end()
-		j.finish(ctx, c, j.work(limited, c))
+		var err error
+		if context.Cause(c.ctx) != errLost {
+			limited, end := context.WithTimeout(c.ctx, c.timeout())
+			err = j.work(limited, c)
+			end()
+		}
+		took := time.Since(c.began)
+		j.m.running.WithLabelValues(c.pool.name).Dec()
+		j.mu.Lock()
+		p := c.pool
+		p.used--
+		p.average = (7*p.average + took) / 8
+		if len(p.queue) > 0 { // the slot is free before the end is written: that may take a commit
+			next := p.queue[0]
+			p.queue[0] = nil
+			p.queue = p.queue[1:]
+			r.begin(next)
+		}
+		j.mu.Unlock()
+		j.finish(c, err, took)
+		r.leave(c)
 	})
+}
+
+// leave forgets a claim.
+func (r *runner) leave(c *claim) {
+	j := r.j
+	c.cancel(nil)
+	j.mu.Lock()
+	c.pool.held--
+	delete(j.running, c)
+	j.clear(c)
+	j.mu.Unlock()
+	j.wake()
+}
+
+// lose ends a run whose lease is another's. The caller holds j.mu.
+func (j *Jobs) lose(c *claim) {
+	c.lost = true
+	c.cancel(errLost)
+	j.clear(c)
+}
+
+// clear lets the next suspect run. The caller holds j.mu.
+func (j *Jobs) clear(c *claim) {
+	if j.suspect == c {
+		j.suspect = nil
+	}
+}
+
+// giveBack returns the claims that wait for a slot, because the process stops.
+func (r *runner) giveBack() {
+	j := r.j
+	var back []*claim
+	j.mu.Lock()
+	for _, p := range j.pools {
+		back = append(back, p.queue...)
+		p.queue = nil
+	}
+	j.mu.Unlock()
+	for _, c := range back {
+		c.cancel(errStop)
+		r.wg.Go(func() {
+			j.finish(c, errStop, 0)
+			r.leave(c)
+		})
+	}
 }
 
 var (
@@ -274,11 +347,10 @@ func (j *Jobs) work(ctx context.Context, c *claim) (err error) {
 	return run(ctx)
 }
 
-// finish writes down how a run ended. ctx is that of the run, without its timeout: its cause says why it was cut off.
-func (j *Jobs) finish(ctx context.Context, c *claim, err error) {
-	took := time.Since(c.began)
-	cause := context.Cause(ctx)
-	ctx = context.WithoutCancel(ctx)
+// finish writes down how a run ended.
+func (j *Jobs) finish(c *claim, err error, took time.Duration) {
+	cause := context.Cause(c.ctx) // why it was cut off, if it was; its timeout does not show here
+	ctx := context.WithoutCancel(c.ctx)
 	end := ending{err: err}
 	var again snooze
 	var gone discard
@@ -365,11 +437,11 @@ func (r *runner) beat(ctx context.Context, wait time.Duration) time.Duration {
 		case c.lost:
 			continue
 		case !c.until.After(now):
-			c.lost = true
-			c.cancel(errLost)
+			j.lose(c)
 			continue
-		case !c.stuck && now.Sub(c.began) > c.timeout()+c.lease:
+		case !c.stuck && !c.began.IsZero() && now.Sub(c.began) > c.timeout()+c.lease:
 			c.stuck = true
+			j.clear(c)
 			j.log.ErrorContext(ctx, "a job does not return long after its timeout; its lease is no longer extended", "job", c.name,
 				"id", c.id, "began", c.began)
 		}
@@ -389,8 +461,7 @@ func (r *runner) beat(ctx context.Context, wait time.Duration) time.Duration {
 			case err != nil:
 				c.beat = time.Now().Add(max(c.lease/10, slack))
 			case lost[c]:
-				c.lost = true
-				c.cancel(errLost)
+				j.lose(c)
 			default:
 				c.until, c.beat, c.extended = now.Add(c.lease), now.Add(c.lease/3), true
 			}

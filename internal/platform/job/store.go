@@ -51,8 +51,13 @@ func (j *Jobs) nextDue(ctx context.Context, pool string) (in time.Duration, ok b
 // claim takes due jobs for the free slots of the pools, and the firings that nobody else has taken, in one transaction.
 func (j *Jobs) claim(ctx context.Context, rooms []room, fire []*firing) (claims []*claim, err error) {
 	began, now := time.Now(), j.clock()
+	j.mu.Lock()
+	wasSuspect := j.suspect
+	j.mu.Unlock()
+	suspect := wasSuspect
 	err = j.db.Tx(ctx, "job.claim", func(ctx context.Context, tx *db.Tx) error {
 		claims = claims[:0]
+		suspect = wasSuspect
 		for _, f := range fire {
 			c, err := j.fireTx(ctx, tx, f, now)
 			if err != nil {
@@ -63,7 +68,7 @@ func (j *Jobs) claim(ctx context.Context, rooms []room, fire []*firing) (claims 
 			}
 		}
 		for _, r := range rooms {
-			cs, err := j.claimPoolTx(ctx, tx, r, now)
+			cs, err := j.claimPoolTx(ctx, tx, r, now, &suspect)
 			if err != nil {
 				return err
 			}
@@ -74,6 +79,11 @@ func (j *Jobs) claim(ctx context.Context, rooms []room, fire []*firing) (claims 
 	if err != nil {
 		return nil, err
 	}
+	if suspect != wasSuspect {
+		j.mu.Lock()
+		j.suspect = suspect
+		j.mu.Unlock()
+	}
 	for _, c := range claims {
 		left := c.until.Sub(now)
 		c.until = began.Add(left) // from here on by the monotonic clock
@@ -83,7 +93,9 @@ func (j *Jobs) claim(ctx context.Context, rooms []room, fire []*firing) (claims 
 	return claims, nil
 }
 
-func (j *Jobs) claimPoolTx(ctx context.Context, tx *db.Tx, r room, now time.Time) ([]*claim, error) {
+// claimPoolTx takes due jobs of one pool. Of those that were interrupted by a crash it takes one at a time: should it be the
+// one that takes processes down, the others are not interrupted with it again and again until they count as dead.
+func (j *Jobs) claimPoolTx(ctx context.Context, tx *db.Tx, r room, now time.Time, suspect **claim) ([]*claim, error) {
 	rows, err := tx.Query(ctx, j.sqlClaim, r.pool.name, now.UnixMicro(), r.free)
 	if err != nil {
 		return nil, err
@@ -97,6 +109,12 @@ func (j *Jobs) claimPoolTx(ctx context.Context, tx *db.Tx, r room, now time.Time
 		if err := rows.Scan(&c.id, &c.name, &c.args, &c.attempts, &c.crashes, &c.fence, &due); err != nil {
 			return nil, err
 		}
+		if c.crashes > 0 && *suspect != nil {
+			continue // the end of the other comes with a wake-up
+		}
+		if c.crashes > 0 {
+			*suspect = c
+		}
 		c.attempts++
 		c.fence++
 		c.kind = j.kinds[c.name]
@@ -107,7 +125,8 @@ func (j *Jobs) claimPoolTx(ctx context.Context, tx *db.Tx, r room, now time.Time
 		return nil, err
 	}
 	in, args := list(claims, until.UnixMicro())
-	_, err = tx.Exec(ctx, `UPDATE job_task SET due_at = NULL, lease_until = ?, fence = fence + 1, attempts = attempts + 1 WHERE id IN `+in, args...)
+	_, err = tx.Exec(ctx, `UPDATE job_task SET due_at = NULL, lease_until = ?, fence = fence + 1, attempts = attempts + 1 `+
+		`WHERE id IN `+in, args...)
 	return claims, err
 }
 
@@ -166,7 +185,10 @@ func (j *Jobs) end(ctx context.Context, c *claim, e ending) error {
 		case outcomeRetry:
 			return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, crashes = 0, error = ? `+
 				`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, levee.Shorten(e.err.Error(), errorMax), c.id, c.fence))
-		default: // snoozed, interrupted: the attempt does not count
+		case outcomeSnoozed:
+			return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, attempts = attempts - 1, crashes = 0 `+
+				`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, c.id, c.fence))
+		default: // interrupted: as if it had not been
 			return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, attempts = attempts - 1 `+
 				`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, c.id, c.fence))
 		}
@@ -257,10 +279,12 @@ func (j *Jobs) rescue(ctx context.Context) error {
 				})
 				continue
 			}
-			if err := held(tx.Exec(ctx, `UPDATE job_task SET due_at = NULL, lease_until = 0 WHERE id = ? AND fence = ?`, e.id, e.fence+1)); err != nil {
+			if err := held(tx.Exec(ctx, `UPDATE job_task SET due_at = NULL, lease_until = 0 WHERE id = ? AND fence = ?`,
+				e.id, e.fence+1)); err != nil {
 				return err
 			}
-			if err := j.buryTx(ctx, tx, e.id, e.fence+1, "its lease ran out again and again while it ran: does it take the process down?"); err != nil {
+			if err := j.buryTx(ctx, tx, e.id, e.fence+1,
+				"its lease ran out again and again while it ran: does it take the process down?"); err != nil {
 				return err
 			}
 			tx.AfterCommit(func() {

@@ -410,12 +410,14 @@ func TestRefusals(t *testing.T) {
 			if c.want == 405 && resp.Header.Get("Allow") != "GET" {
 				t.Error("no Allow header")
 			}
-			if c.want == 200 && (resp.Header.Get("Content-Type") != "text/event-stream" || !strings.Contains(resp.Header.Get("Cache-Control"), "no-cache")) {
+			if c.want == 200 && (resp.Header.Get("Content-Type") != "text/event-stream" ||
+				!strings.Contains(resp.Header.Get("Cache-Control"), "no-cache")) {
 				t.Errorf("headers %v", resp.Header)
 			}
 		})
 	}
-	_, _, err := websocket.Dial(t.Context(), h.url+"/ws?t=a", &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"https://evil.example"}}})
+	foreign := http.Header{"Origin": {"https://evil.example"}}
+	_, _, err := websocket.Dial(t.Context(), h.url+"/ws?t=a", &websocket.DialOptions{HTTPHeader: foreign})
 	if err == nil {
 		t.Error("a foreign page got a socket")
 	}

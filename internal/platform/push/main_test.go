@@ -41,7 +41,7 @@ func leaked() string {
 		buf := make([]byte, 8<<20)
 		left = ""
 		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(g, "levee/internal/platform/push.") && !strings.Contains(g, "push.leaked") && !strings.Contains(g, "testing.tRunner") {
+			if strings.Contains(g, "levee/internal/platform/push.") && !strings.Contains(g, "push.leaked") && !strings.Contains(g, "testing.") {
 				left += g + "\n\n"
 			}
 		}
@@ -49,7 +49,7 @@ func leaked() string {
 			return ""
 		}
 	}
-	return left
+	return left[:min(len(left), 3000)]
 }
 
 func quiet() *obs.Obs {

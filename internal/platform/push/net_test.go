@@ -287,7 +287,8 @@ func FuzzParseMessage(f *testing.F) {
 			}
 			return
 		}
-		if len(id) > maxPingID || !utf8.ValidString(id) || !json.Valid(b) || !bytes.Contains(b, []byte("ping")) && !bytes.Contains(b, []byte(`\u`)) {
+		if len(id) > maxPingID || !utf8.ValidString(id) || !json.Valid(b) ||
+			!bytes.Contains(b, []byte("ping")) && !bytes.Contains(b, []byte(`\u`)) {
 			t.Errorf("%q is taken as a ping with id %q", b, id)
 		}
 	})
@@ -296,7 +297,8 @@ func FuzzParseMessage(f *testing.F) {
 // Whatever is published, each transport carries one frame of the same content: no data can begin another event.
 func FuzzFrame(f *testing.F) {
 	for _, s := range []string{
-		`{}`, ``, "null", " [1,\r\n 2]\n", "text", "a\nb\r\nc\n\nevent: reset\ndata: x\n\n", "\xff\xfe", "\u2028", `"\u0000"`, `{"a":1}{"b":2}`, "\n", "\x00",
+		`{}`, ``, "null", " [1,\r\n 2]\n", "text", "a\nb\r\nc\n\nevent: reset\ndata: x\n\n", "\xff\xfe", "\u2028", `"\u0000"`,
+		`{"a":1}{"b":2}`, "\n", "\x00",
 	} {
 		f.Add([]byte(s))
 	}

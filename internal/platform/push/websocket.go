@@ -34,8 +34,8 @@ const (
 //
 // The hub's own kinds are hello or reset (first), heartbeat (all with the position, without data) and pong. The reader comes
 // back with the query parameter last_event_id. He may send {"kind":"ping","id":"…"}, 20 at once and 10 a second, and gets
-// {"kind":"pong","id":"…"}; anything else ends the connection with status 1008 (1009 beyond 512 bytes). Refusals are those of ServeSSE; a request
-// that is no upgrade is answered with 426 and the like.
+// {"kind":"pong","id":"…"}; anything else ends the connection with status 1008 (1009 beyond 512 bytes). Refusals are those
+// of ServeSSE; a request that is no upgrade is answered with 426 and the like.
 func (h *Hub) ServeWebSocket(w http.ResponseWriter, r *http.Request, topics ...string) {
 	names, err := topicsOf(topics)
 	if err != nil {

@@ -1,18 +1,25 @@
-// Package web owns how the house is asked over HTTP: routing, the API document, errors as problem details, limits, identity of
-// the caller, idempotency, and the order in which all of these are applied.
+// Package web owns how the house is asked over HTTP: routing, the API document, errors as problem details, limits, who is
+// asking and from where, idempotency, and the order in which all of these are applied.
 //
 // It does not own any operation of the business: rooms add theirs by Add and Raw. It knows no account: Authenticate is given.
 package web
 
 import (
 	"context"
-	"embed"
-	"net"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"levee"
 	"levee/internal/platform/db"
@@ -20,129 +27,289 @@ import (
 	"levee/internal/platform/obs"
 )
 
+// Config of the server. The zero value serves this machine alone, on port 8080.
 type Config struct {
-	Addr                                                         string
-	BodyMax                                                      int64
-	HeaderMax                                                    int
-	ReadHeaderTimeout, RequestTimeout, IdleTimeout, DrainTimeout time.Duration
-	TrustedProxies, CORSOrigins                                  []string
-	PublicURL                                                    string
-	CookieSecure                                                 string // auto|always|never
-	MaxConns                                                     int
+	// Addr is the host and port to listen on; port 0 takes a free one. Default 127.0.0.1:8080.
+	Addr string
+	// BodyMax is the most bytes of a request's body, from 1 KiB to 1 GiB, where a route does not say otherwise. Default 1 MiB.
+	// Each request may hold this much memory, some three times over while it is read.
+	BodyMax int64
+	// HeaderMax is the most bytes of a request's line and headers, from 4 KiB to 1 MiB. Default 16 KiB.
+	HeaderMax int
+	// ReadHeaderTimeout is how long a caller may take to send his headers. Default 5 s. Too long, and slow callers hold
+	// connections; too short, and far mobile phones are cut off.
+	ReadHeaderTimeout time.Duration
+	// RequestTimeout is how long a request may take, where a route does not say otherwise; its body must arrive within 5 s
+	// more. Default 15 s.
+	RequestTimeout time.Duration
+	// IdleTimeout is how long a connection is kept without a request. Default 90 s; behind a proxy it must be longer than the
+	// proxy's, else the proxy meets closed connections.
+	IdleTimeout time.Duration
+	// DrainTimeout is how long requests may go on after the stop was asked for. Default 20 s.
+	DrainTimeout time.Duration
+	// TrustedProxies are the addresses (CIDR or single) whose X-Forwarded-For and X-Forwarded-Proto are believed. Default none.
+	// An address too many lets its owner pretend to be anybody; one too few makes all callers look like the proxy.
+	TrustedProxies []string
+	// CORSOrigins are the origins (https://shop.example) of other sites whose pages may call the API and read its answers, also
+	// with the visitor's cookies. Default none.
+	CORSOrigins []string
+	// PublicURL is how the world reaches this server (https://shop.example). Default empty: whatever a caller used. An https
+	// address makes browsers remember to use only https for this host (HSTS).
+	PublicURL string
+	// CookieSecure is auto, always or never: whether cookies are only for https. Default auto: when PublicURL is https or the
+	// request came by TLS. "never" over the open network lets sessions be overheard.
+	CookieSecure string
+	// MaxConns is the most connections at once, from 16 to 1,000,000; more wait in the kernel's queue. Default 50,000. Each
+	// takes a file descriptor and some 10 to 20 KiB.
+	MaxConns int
 }
 
+// bodyGrace is how much longer than the request's time its body may take: so that a slow body is told apart from slow work.
+const bodyGrace = 5 * time.Second
+
+// writeGrace is how long, after the request's time, its answer may take to be fetched.
+const writeGrace = 15 * time.Second
+
+// Authenticate tells who is asking. The zero actor and nil mean a visitor. CodeUnauthenticated means a credential that is
+// wrong, expired or revoked.
 type Authenticate func(r *http.Request) (levee.Actor, error)
 
+// Parts are what the server is made of.
 type Parts struct {
-	Obs            *obs.Obs
-	Limits         *limit.Limits
-	DB             *db.DB
-	Authenticate   Authenticate                    // nil: everybody is a visitor
-	Ready          func(ctx context.Context) error // nil: the database answers
+	Obs    *obs.Obs
+	Limits *limit.Limits // nil: nothing is limited
+	DB     *db.DB        // nil: Ready alone decides
+	// Authenticate is asked before the body is read. Nil: everybody is a visitor.
+	Authenticate Authenticate
+	// Ready tells why this node should get no requests now. Nil: the database answers.
+	Ready          func(ctx context.Context) error
 	Title, Version string
 }
 
+// Server routes requests. Routes are added first (Add, Raw, Handle, Fast); then Handler, Listen or Run seals it.
 type Server struct {
-	api huma.API
-	mux *http.ServeMux
+	cfg     Config
+	parts   Parts
+	log     *slog.Logger
+	clock   obs.Clock
+	tracer  trace.Tracer // nil: nothing is traced
+	metrics *metrics
+	api     *api
+	mux     *http.ServeMux
+	routes  []*route
+	fast    func(http.ResponseWriter, *http.Request) bool
+	home    http.Handler
+
+	proxies []netip.Prefix
+	origins map[string]bool
+	csrf    *http.CrossOriginProtection
+	fixed   []header // on every answer
+
+	seal     sync.Once
+	sealed   atomic.Bool
+	document []byte
+
+	serving  serving
+	draining atomic.Bool
+	stopping context.Context // ends when draining begins
+	stop     context.CancelFunc
 }
 
-type Route struct {
-	Method, Path, ID, Summary, Tag string
-	Description                    string
-	Roles                          levee.Roles
-	Status                         int
-	Limit                          limit.Name
-	BodyMax                        int64
-	Idempotent                     bool
-	Errors                         []int
-	Timeout                        time.Duration // 0: the server's RequestTimeout; negative: none (streams, sockets)
-	Quiet                          bool          // logged at debug unless it failed with 5xx
-	Hidden                         bool          // not in the document
+type header struct {
+	name  string
+	value []string
 }
 
-// RawDoc documents a raw route.
-type RawDoc struct {
-	Request     any               // a value of the request body's type; nil: no body
-	RequestType string            // its media type; default application/json
-	Responses   map[int]any       // status -> a value of the body's type; nil: no body
-	Produces    []string          // media types of the answers; default application/json
-	Query       map[string]string // query parameter -> what it means
-	Headers     map[string]string // request header -> what it means
+// New makes a server. What is wrong in cfg is CodeInvalid, naming the field.
+func New(cfg Config, p Parts) (_ *Server, err error) {
+	defer levee.Wrap(&err, "web.New")
+	if p.Obs == nil {
+		return nil, levee.Invalid("parts.obs", "set", "nothing")
+	}
+	if cfg, err = cfg.normal(); err != nil {
+		return nil, err
+	}
+	if p.Title == "" {
+		p.Title = "Levee"
+	}
+	if p.Version == "" {
+		p.Version = "0"
+	}
+	s := &Server{
+		cfg: cfg, parts: p, log: p.Obs.Named("web"), clock: p.Obs.Clock, metrics: newMetrics(p.Obs.Metrics),
+		mux: http.NewServeMux(), origins: map[string]bool{}, csrf: http.NewCrossOriginProtection(),
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	if _, off := p.Obs.Tracer.(noop.Tracer); !off && p.Obs.Tracer != nil {
+		s.tracer = p.Obs.Tracer
+	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	if s.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
+		return nil, err
+	}
+	for _, o := range cfg.CORSOrigins {
+		if err = checkOrigin("web.cors_origins", o); err != nil {
+			return nil, err
+		}
+		s.origins[o] = true
+		if err = s.csrf.AddTrustedOrigin(o); err != nil {
+			return nil, levee.Invalid("web.cors_origins", originForm, o).Because(err)
+		}
+	}
+	if cfg.PublicURL != "" {
+		u, err := url.Parse(cfg.PublicURL)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return nil, levee.Invalid("web.public_url", "an address such as https://shop.example", cfg.PublicURL)
+		}
+		if err := s.csrf.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
+			return nil, levee.Invalid("web.public_url", "an address such as https://shop.example", cfg.PublicURL).Because(err)
+		}
+	}
+	s.fixed = s.fixedHeaders()
+	s.api = newAPI(s)
+	return s, nil
 }
 
-func New(cfg Config, p Parts) (*Server, error) { return &Server{mux: http.NewServeMux()}, nil }
-
-func Add[I, O any](s *Server, r Route, h func(ctx context.Context, in *I) (*O, error)) {}
-
-func (s *Server) Raw(r Route, h http.Handler, doc RawDoc) {}
-
-func (s *Server) Fast(f func(w http.ResponseWriter, r *http.Request) bool) {}
-
-func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
-
-// OnShutdown is called when the server begins to drain.
-func (s *Server) OnShutdown(f func()) {}
-
-func (s *Server) Handler() http.Handler                                   { return s.mux }
-func (s *Server) Listen() (net.Addr, error)                               { return nil, nil }
-func (s *Server) Run(ctx context.Context) error                           { <-ctx.Done(); return nil }
-func (s *Server) StatusOf(c levee.Code) int                               { return 500 }
-func (s *Server) Routes() []string                                        { return nil }
-func (s *Server) OpenAPI() ([]byte, error)                                { return nil, nil }
-func WriteError(w http.ResponseWriter, r *http.Request, err error)        {}
-func WriteJSON(w http.ResponseWriter, r *http.Request, status int, v any) {}
-func ReadJSON(r *http.Request, max int64, v any) error                    { return nil }
-func RequestID(ctx context.Context) string                                { return "" }
-func ClientIP(ctx context.Context) netip.Addr                             { return netip.Addr{} }
-
-// IdempotencyKey reads the request's Idempotency-Key.
-func IdempotencyKey(r *http.Request, required bool) (string, error) { return "", nil }
-
-// KeyFrom is the valid Idempotency-Key of a typed handler's request, or "".
-func KeyFrom(ctx context.Context) string { return "" }
-
-// Problem is the status and body of the answer to err, without a request id.
-func Problem(err error) (status int, body []byte) { return 0, nil }
-
-// SecureCookies reports whether cookies set in the answer to this request must be Secure.
-func SecureCookies(ctx context.Context) bool { return false }
-
-//go:embed schema/*.sql
-var schemaFS embed.FS
-
-func Schema() db.Schema { return db.Schema{Owner: "web", FS: schemaFS} }
-
-func Once[O any](ctx context.Context, d *db.DB, route, key string, body any, fn func(ctx context.Context, tx *db.Tx) (*O, error)) (*O, error) {
-	return nil, nil
+func (c Config) normal() (Config, error) {
+	if c.Addr == "" {
+		c.Addr = "127.0.0.1:8080"
+	}
+	if err := within("web.body_max", &c.BodyMax, 1<<10, 1<<20, 1<<30); err != nil {
+		return c, err
+	}
+	headerMax, conns := int64(c.HeaderMax), int64(c.MaxConns)
+	if err := within("web.header_max", &headerMax, 4<<10, 16<<10, 1<<20); err != nil {
+		return c, err
+	}
+	if err := within("web.max_conns", &conns, 16, 50_000, 1_000_000); err != nil {
+		return c, err
+	}
+	c.HeaderMax, c.MaxConns = int(headerMax), int(conns)
+	for _, d := range []struct {
+		field string
+		value *time.Duration
+		usual time.Duration
+	}{
+		{"web.read_header_timeout", &c.ReadHeaderTimeout, 5 * time.Second},
+		{"web.request_timeout", &c.RequestTimeout, 15 * time.Second},
+		{"web.idle_timeout", &c.IdleTimeout, 90 * time.Second},
+		{"web.drain_timeout", &c.DrainTimeout, 20 * time.Second},
+	} {
+		if *d.value == 0 {
+			*d.value = d.usual
+		}
+		if *d.value < 10*time.Millisecond || *d.value > time.Hour {
+			return c, levee.Invalid(d.field, "from 10ms to 1h", *d.value)
+		}
+	}
+	switch c.CookieSecure {
+	case "":
+		c.CookieSecure = "auto"
+	case "auto", "always", "never":
+	default:
+		return c, levee.Invalid("web.cookie_secure", "auto, always or never", c.CookieSecure)
+	}
+	return c, nil
 }
 
-// Prune deletes answers older than before and returns how many.
-func Prune(ctx context.Context, d *db.DB, before time.Time) (int64, error) { return 0, nil }
-
-// ETag makes a strong entity tag of the parts.
-func ETag(parts ...any) string { return "" }
-
-// Conditional is embedded in the input of a typed handler that answers conditional requests.
-type Conditional struct {
-	IfMatch     string `header:"If-Match" doc:"Do it only while the thing's entity tag is one of these"`
-	IfNoneMatch string `header:"If-None-Match" doc:"Answer 304 when the thing's entity tag is one of these"`
+func within(field string, value *int64, least, usual, most int64) error {
+	if *value == 0 {
+		*value = usual
+	}
+	if *value < least || *value > most {
+		return levee.Invalid(field, fmt.Sprintf("from %d to %d", least, most), *value)
+	}
+	return nil
 }
 
-// NotModified returns an error that answers 304 when the caller already has etag, else nil.
-func (c Conditional) NotModified(etag string) error { return nil }
+const originForm = "origins such as https://shop.example, without a path"
 
-// Match returns an error that answers 412 when the caller's If-Match does not name etag, else nil.
-func (c Conditional) Match(etag string) error { return nil }
-
-// NotModified answers 304 for a raw handler and reports whether it did; it sets ETag in either case.
-func NotModified(w http.ResponseWriter, r *http.Request, etag string) bool { return false }
-
-// Money is an amount as the world sees it.
-type Money struct {
-	Amount   int64  `json:"amount" doc:"In the currency's minor unit (cent, fen)"`
-	Currency string `json:"currency" doc:"ISO 4217" minLength:"3" maxLength:"3"`
+// checkOrigin refuses what a browser never sends as an Origin, and the origins that stand for many: * and null.
+func checkOrigin(field, o string) error {
+	u, err := url.Parse(o)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || strings.Contains(u.Host, "*") ||
+		o != strings.ToLower(u.Scheme+"://"+u.Host) {
+		return levee.Invalid(field, originForm, o)
+	}
+	return nil
 }
 
-// MoneyOf shows m.
-func MoneyOf(m levee.Money) Money { return Money{m.Minor, m.Currency} }
+// fixedHeaders are the headers of every answer. Pages that need more than the policy of an API set their own.
+func (s *Server) fixedHeaders() []header {
+	h := []header{
+		{"X-Content-Type-Options", []string{"nosniff"}},
+		{"X-Frame-Options", []string{"DENY"}},
+		{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"}},
+		{"Referrer-Policy", []string{"strict-origin-when-cross-origin"}},
+		{"Cross-Origin-Opener-Policy", []string{"same-origin"}},
+		{"Cross-Origin-Resource-Policy", []string{"same-origin"}},
+		{"Permissions-Policy", []string{"camera=(), geolocation=(), microphone=(), payment=(), usb=()"}},
+	}
+	if strings.HasPrefix(s.cfg.PublicURL, "https:") {
+		h = append(h, header{"Strict-Transport-Security", []string{"max-age=31536000"}})
+	}
+	if len(s.origins) > 0 {
+		h = append(h, header{"Vary", []string{"Origin"}})
+	}
+	return h
+}
+
+// Fast adds a hook that runs before everything else; true means that it has answered. What it answers carries only the headers
+// that it sets, and is neither counted nor logged here.
+func (s *Server) Fast(f func(w http.ResponseWriter, r *http.Request) bool) {
+	s.mustBeOpen("Fast")
+	s.fast = f
+}
+
+// Handle adds a page or another handler that is no operation of the API: it is not in the document, asks for no account and has
+// no limit. The pattern is one of http.ServeMux. The pattern "/" takes every GET that nothing else answers, outside /v1.
+func (s *Server) Handle(pattern string, h http.Handler) {
+	s.mustBeOpen("Handle")
+	if pattern == "/" {
+		s.home = h
+		return
+	}
+	s.mux.Handle(pattern, s.plain(pattern, false, h))
+}
+
+// OnShutdown adds a function that is called when the server begins to drain: to end what would not end by itself.
+func (s *Server) OnShutdown(f func()) { context.AfterFunc(s.stopping, f) }
+
+// Handler seals the server and returns its handler.
+func (s *Server) Handler() http.Handler {
+	s.seal.Do(func() {
+		s.addBuiltin()
+		s.sealed.Store(true)
+	})
+	return s
+}
+
+func (s *Server) mustBeOpen(what string) {
+	if s.sealed.Load() {
+		panic("web: " + what + " after the server was sealed by Handler or Run")
+	}
+}
+
+// Routes lists the operations as lines "POST /v1/orders createOrder customer", sorted: for a golden file that shows each change
+// of who may do what.
+func (s *Server) Routes() []string {
+	var lines []string
+	for _, r := range s.routes {
+		who := "anybody"
+		if r.Roles != 0 {
+			who = strings.Join(r.Roles.Names(), ",")
+		}
+		lines = append(lines, fmt.Sprintf("%s %s %s %s", r.Method, r.Path, r.ID, who))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// OpenAPI returns the document of the operations added so far, as JSON.
+func (s *Server) OpenAPI() ([]byte, error) {
+	return marshalDocument(s.api.OpenAPI())
+}
+
+var _ huma.API = (*api)(nil)

@@ -1,0 +1,278 @@
+package levee_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// The house's walls, as docs/house.md draws them. A change that needs a new arrow adds it here, where a reader sees it.
+
+// arrows lists for each room and part what it may import on its own floor.
+var arrows = map[string][]string{
+	"internal/identity": {},
+	"internal/catalog":  {},
+	"internal/order":    {"internal/catalog"},
+	"internal/sale":     {"internal/catalog", "internal/order"},
+	"internal/payment":  {"internal/order"},
+
+	"internal/platform/obs":   {},
+	"internal/platform/db":    {"internal/platform/obs"},
+	"internal/platform/id":    {"internal/platform/obs"},
+	"internal/platform/cache": {"internal/platform/obs"},
+	"internal/platform/limit": {"internal/platform/obs"},
+	"internal/platform/push":  {"internal/platform/obs"},
+	"internal/platform/event": {"internal/platform/db", "internal/platform/id", "internal/platform/obs"},
+	"internal/platform/job":   {"internal/platform/db", "internal/platform/id", "internal/platform/obs"},
+	"internal/platform/web":   {"internal/platform/cache", "internal/platform/db", "internal/platform/limit", "internal/platform/obs"},
+	"internal/platform/platformtest": {"internal/platform/db", "internal/platform/event", "internal/platform/id", "internal/platform/job",
+		"internal/platform/limit", "internal/platform/obs", "internal/platform/push", "internal/platform/web"},
+}
+
+// floor of a package: arrows point down. Tools (floor 3) speak to a house over HTTP only and import nothing of it but the words.
+func floor(dir string) int {
+	switch {
+	case dir == ".":
+		return 0
+	case strings.HasPrefix(dir, "internal/platform/"):
+		return 1
+	case dir == "internal/app" || dir == "internal/app/apptest" || dir == "internal/rehearse":
+		return 3
+	case strings.HasPrefix(dir, "internal/"):
+		return 2
+	case strings.HasPrefix(dir, "cmd/"), strings.HasPrefix(dir, "test/"), strings.HasPrefix(dir, "tools/"):
+		return 4
+	}
+	return -1
+}
+
+// fence keeps an import to the files that match one of the patterns.
+type fence struct {
+	imports string
+	allowed []string
+	why     string
+}
+
+var fences = []fence{
+	{"database/sql", []string{"internal/platform/db/*.go"}, "rows are reached through platform/db alone"},
+	{"github.com/mattn/go-sqlite3", []string{"internal/platform/db/*.go"}, "one place chooses the engine"},
+	{"modernc.org/sqlite", []string{"internal/platform/db/*.go"}, "one place chooses the engine"},
+	{"net/http", []string{"internal/platform/web/*.go", "internal/platform/push/*.go", "internal/platform/obs/*.go", "internal/app/*.go",
+		"internal/app/apptest/*.go", "internal/rehearse/*.go", "cmd/*/*.go", "test/*/*.go", "tools/*/*.go", "internal/*/http*.go", "internal/*/gateway_*.go",
+		"*_test.go"}, "rules know no HTTP; it stands in http*.go"},
+	{"github.com/danielgtaylor/huma/v2", []string{"internal/platform/web/*.go"}, "rooms speak web.Add, so that the library can be replaced"},
+	{"github.com/maypok86/otter/v2", []string{"internal/platform/cache/*.go"}, "one cache"},
+	{"levee/internal/platform/platformtest", []string{"*_test.go"}, "test helpers stay in tests"},
+	{"levee/internal/app/apptest", []string{"*_test.go", "test/*/*.go"}, "test helpers stay in tests"},
+	{"testing", []string{"*_test.go", "internal/platform/platformtest/*.go", "internal/platform/obs/test.go", "internal/app/apptest/*.go"}, "production code does not link the test library"},
+}
+
+type source struct {
+	dir, name string // of the package and of the file, both from the root
+	file      *ast.File
+	lines     int
+	test      bool
+}
+
+func sources(t *testing.T) (all []source, set *token.FileSet) {
+	t.Helper()
+	set = token.NewFileSet()
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && name != "." || d.Name() == "node_modules" || d.Name() == "testdata" || d.Name() == "data") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		f, err := parser.ParseFile(set, name, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		all = append(all, source{dir: path.Dir(name), name: name, file: f, lines: strings.Count(string(text), "\n"), test: strings.HasSuffix(name, "_test.go")})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all, set
+}
+
+func (s source) imports() (list []string) {
+	for _, i := range s.file.Imports {
+		p, _ := strconv.Unquote(i.Path.Value)
+		list = append(list, p)
+	}
+	return list
+}
+
+func TestFloorsAndArrows(t *testing.T) {
+	all, _ := sources(t)
+	for _, s := range all {
+		from := floor(s.dir)
+		if from < 0 {
+			t.Errorf("%s: the folder %s is on no floor of the house", s.name, s.dir)
+		}
+		if s.test || from < 0 {
+			continue
+		}
+		for _, imported := range s.imports() {
+			inside, ours := strings.CutPrefix(imported, "levee/")
+			if imported == "levee" {
+				inside, ours = ".", true
+			}
+			if !ours {
+				if from == 0 && strings.Contains(strings.SplitN(imported, "/", 2)[0], ".") {
+					t.Errorf("%s imports %s: the words import the standard library only", s.name, imported)
+				}
+				continue
+			}
+			to := floor(inside)
+			switch {
+			case to > from:
+				t.Errorf("%s (floor %d) imports %s (floor %d): arrows point down", s.name, from, inside, to)
+			case s.dir == "internal/rehearse" && inside != ".":
+				t.Errorf("%s imports %s: the rehearsal knows the house over HTTP only", s.name, inside)
+			case to == from && from > 0 && from < 3 && inside != s.dir && !slices.Contains(arrows[s.dir], inside):
+				t.Errorf("%s imports %s: there is no such arrow in arch_test.go", s.name, inside)
+			}
+		}
+	}
+}
+
+func TestFences(t *testing.T) {
+	all, _ := sources(t)
+	for _, s := range all {
+		for _, imported := range s.imports() {
+			for _, f := range fences {
+				if imported != f.imports {
+					continue
+				}
+				inside := slices.ContainsFunc(f.allowed, func(pattern string) bool {
+					name := s.name
+					if !strings.Contains(pattern, "/") {
+						name = path.Base(name)
+					}
+					ok, err := path.Match(pattern, name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return ok
+				})
+				if !inside && !s.test {
+					t.Errorf("%s imports %s: %s", s.name, imported, f.why)
+				}
+			}
+		}
+	}
+}
+
+var (
+	sqlVerb   = regexp.MustCompile(`(?i)^\s*(select|insert|update|delete|with|create|drop|alter)\b`)
+	sqlTables = regexp.MustCompile(`(?i)\b(?:from|into|update|join|table|on)\s+([a-z]+_[a-z_]+)`)
+	created   = regexp.MustCompile(`(?i)CREATE (?:TABLE|(?:UNIQUE )?INDEX [a-z_]+ ON)\s+([a-z_]+)`)
+)
+
+// A room's SQL stands in its store*.go and names its own tables only.
+func TestSQLStaysHome(t *testing.T) {
+	all, set := sources(t)
+	for _, s := range all {
+		if s.test || floor(s.dir) != 2 {
+			continue
+		}
+		room := path.Base(s.dir)
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			lit, ok := n.(*ast.BasicLit)
+			if !ok || lit.Kind != token.STRING {
+				return true
+			}
+			text, err := strconv.Unquote(lit.Value)
+			if err != nil || !sqlVerb.MatchString(text) || !sqlTables.MatchString(text) {
+				return true
+			}
+			if !strings.HasPrefix(path.Base(s.name), "store") {
+				t.Errorf("%s: SQL outside of store*.go", set.Position(lit.Pos()))
+			}
+			for _, m := range sqlTables.FindAllStringSubmatch(text, -1) {
+				if !strings.HasPrefix(m[1], room+"_") {
+					t.Errorf("%s: the room %s names the table %s", set.Position(lit.Pos()), room, m[1])
+				}
+			}
+			return true
+		})
+	}
+	files, err := filepath.Glob("internal/*/schema/*.sql")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no schema files found: %v", err)
+	}
+	for _, name := range files {
+		room := path.Base(path.Dir(path.Dir(name)))
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range created.FindAllStringSubmatch(string(text), -1) {
+			if !strings.HasPrefix(m[1], room+"_") {
+				t.Errorf("%s makes the table %s, which is not the room's", name, m[1])
+			}
+		}
+		if strings.Contains(strings.ToUpper(string(text)), "REFERENCES") || strings.Contains(strings.ToUpper(string(text)), "AUTO_INCREMENT") {
+			t.Errorf("%s: no foreign keys and no AUTO_INCREMENT", name)
+		}
+	}
+}
+
+// The budgets: beyond them a package or file is split by noun.
+const (
+	packageLines   = 4000
+	fileLines      = 600
+	interfaceBound = 5
+)
+
+func TestBudgets(t *testing.T) {
+	all, set := sources(t)
+	packages := map[string]int{}
+	for _, s := range all {
+		if s.test {
+			continue
+		}
+		packages[s.dir] += s.lines
+		if s.lines > fileLines {
+			t.Errorf("%s has %d lines, the budget is %d", s.name, s.lines, fileLines)
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if i, ok := n.(*ast.InterfaceType); ok && len(i.Methods.List) > interfaceBound {
+				t.Errorf("%s: an interface of %d methods, the budget is %d", set.Position(i.Pos()), len(i.Methods.List), interfaceBound)
+			}
+			return true
+		})
+		if s.file.Name.Name != "main" && s.dir != "." && !documented(all, s.dir) {
+			t.Errorf("%s: the package says nowhere what it owns", s.dir)
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(packages)) {
+		if packages[dir] > packageLines {
+			t.Errorf("%s has %d lines without tests, the budget is %d", dir, packages[dir], packageLines)
+		}
+	}
+}
+
+func documented(all []source, dir string) bool {
+	return slices.ContainsFunc(all, func(s source) bool { return s.dir == dir && !s.test && s.file.Doc != nil })
+}

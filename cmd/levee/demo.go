@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"levee"
+	"levee/internal/app"
+	"levee/internal/catalog"
+	"levee/internal/identity"
+	"levee/internal/platform/obs"
+	"levee/internal/sale"
+)
+
+type demoCmd struct {
+	Addr string `placeholder:"HOST:PORT" default:"127.0.0.1:8080" help:"Listen here."`
+	Data string `placeholder:"DIR" default:"data/demo" help:"Folder of the demonstration; delete it to begin anew."`
+}
+
+func (c *demoCmd) Help() string {
+	return "Serves a house with accounts, products with pictures, and three sales: one open, one that starts in two minutes, one sold\n" +
+		"out. Orders are paid at the test provider, which moves no money. Accounts and data are kept in the folder and used again."
+}
+
+func (c *demoCmd) Run(env *common) error {
+	cfg, err := env.config()
+	if err != nil {
+		return err
+	}
+	place(&cfg, c.Data, c.Addr)
+	cfg.Payment.Sandbox.Enabled = true
+	a, err := app.New(env.ctx, cfg, env.stderr)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(env.ctx)
+	defer stop()
+	ran := make(chan error, 1)
+	go func() { ran <- a.Run(ctx) }()
+	d := demo{a: a, path: filepath.Join(c.Data, "accounts.json")}
+	err = d.seed(env.ctx)
+	if err == nil {
+		err = d.tell(env)
+	}
+	if err != nil {
+		stop()
+	}
+	return errors.Join(err, <-ran, a.Close(context.WithoutCancel(env.ctx)))
+}
+
+type demo struct {
+	a        *app.App
+	path     string
+	accounts map[string]string // name to password
+	open     string            // the open sale's public id
+}
+
+var demoAccounts = []struct {
+	name  string
+	roles levee.Roles
+}{
+	{"administrator", levee.RoleCustomer | levee.RoleOperator | levee.RoleAdministrator},
+	{"operator", levee.RoleCustomer | levee.RoleOperator},
+	{"customer", levee.RoleCustomer},
+}
+
+// seed fills what is missing, so that a second start finds a house as lively as the first.
+func (d *demo) seed(ctx context.Context) error {
+	ctx = levee.WithActor(ctx, levee.System)
+	if err := d.seedAccounts(ctx); err != nil {
+		return fmt.Errorf("demonstration accounts: %w", err)
+	}
+	products, err := d.seedProducts(ctx)
+	if err != nil {
+		return fmt.Errorf("demonstration products: %w", err)
+	}
+	if err := d.seedSales(ctx, products); err != nil {
+		return fmt.Errorf("demonstration sales: %w", err)
+	}
+	return nil
+}
+
+func (d *demo) seedAccounts(ctx context.Context) error {
+	text, err := os.ReadFile(d.path)
+	if err == nil {
+		return json.Unmarshal(text, &d.accounts)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	d.accounts = map[string]string{}
+	for _, a := range demoAccounts {
+		d.accounts[a.name] = rand.Text()[:12]
+	}
+	// The file first: an account whose password nobody knows would be of no use.
+	if text, err = json.MarshalIndent(d.accounts, "", "  "); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path, text, 0o600); err != nil {
+		return err
+	}
+	for _, a := range demoAccounts {
+		password := obs.Secret(d.accounts[a.name])
+		if a.roles.Has(levee.RoleAdministrator) {
+			err = d.a.Rooms.Identity.EnsureAdministrator(ctx, a.name, password)
+		} else {
+			_, err = d.a.Rooms.Identity.Create(ctx, identity.NewUser{Name: a.name, Password: password, Roles: a.roles}, identity.Origin{})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var demoProducts = []struct {
+	code, title, text string
+	minor             int64
+}{
+	{"LANTERN", "River lantern", "A folding lantern for the evening on the levee. Burns eight hours on one candle.", 12900},
+	{"KETTLE", "Enamel kettle", "One and a half litres, blue enamel, whistles in F sharp.", 25900},
+	{"BLANKET", "Wool blanket", "Heavy, warm, made to be lent and never given back.", 39900},
+	{"COMPASS", "Pocket compass", "Points north also when everybody arrives at once.", 8900},
+	{"THERMOS", "Steel flask", "Keeps tea hot for the length of any queue.", 15900},
+	{"PARASOL", "Paper parasol", "Bamboo and oiled paper, for sun and for light rain.", 6900},
+}
+
+func (d *demo) seedProducts(ctx context.Context) ([]catalog.Product, error) {
+	list, _, err := d.a.Rooms.Catalog.List(ctx, catalog.Filter{})
+	if err != nil || len(list) > 0 {
+		return list, err
+	}
+	for i, p := range demoProducts {
+		made, err := d.a.Rooms.Catalog.Create(ctx, catalog.NewProduct{Code: p.code, Title: p.title, Description: p.text, State: catalog.OnSale,
+			SKUs: []catalog.NewSKU{{Code: p.code + "-1", Name: p.title, Price: levee.Money{Minor: p.minor, Currency: "CNY"}, OnHand: 100_000}}})
+		if err != nil {
+			return nil, err
+		}
+		picture, err := drawPicture(i)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := d.a.Rooms.Catalog.AddPicture(ctx, made.ID, p.title, picture); err != nil {
+			return nil, err
+		}
+		list = append(list, made)
+	}
+	return list, nil
+}
+
+// seedSales makes the three sales of the demonstration, unless an earlier start's are still as they should be.
+func (d *demo) seedSales(ctx context.Context, products []catalog.Product) error {
+	now := d.a.Obs.Clock()
+	phases, err := d.a.Rooms.Sale.Phases(ctx)
+	if err != nil {
+		return err
+	}
+	for i, s := range []struct {
+		phase           string
+		title           string
+		units           int64
+		perBuyer        int32
+		starts, lasts   time.Duration
+		discountPercent int64
+	}{
+		{"open", "Lanterns at half price", 1000, 2, -time.Minute, 24 * time.Hour, 50},
+		{"upcoming", "Kettles, in two minutes", 100, 1, 2 * time.Minute, 24 * time.Hour, 60},
+		{"sold_out", "Blankets, the last five", 5, 1, -time.Hour, 24 * time.Hour, 70},
+	} {
+		if id := phases[s.phase]; id != "" {
+			if s.phase == "open" {
+				d.open = id
+			}
+			continue
+		}
+		sku := products[i%len(products)].SKUs[0]
+		v, err := d.a.Rooms.Sale.Open(ctx, sale.Terms{Title: s.title, SKU: sku.ID,
+			Price: levee.Money{Minor: sku.Price.Minor * (100 - s.discountPercent) / 100, Currency: sku.Price.Currency},
+			Units: s.units, PerBuyer: s.perBuyer, StartsAt: now.Add(s.starts), EndsAt: now.Add(s.starts + s.lasts), Admission: true}, levee.System)
+		if err != nil {
+			return err
+		}
+		public := d.a.Rooms.Sale.PublicID(v.ID)
+		switch s.phase {
+		case "open":
+			d.open = public
+		case "sold_out":
+			if err := d.sellOut(ctx, v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sellOut lets invented customers buy the whole sale through the engine.
+func (d *demo) sellOut(ctx context.Context, v *sale.Sale) error {
+	for i := range v.Units {
+		user, err := d.a.Rooms.Identity.Create(ctx, identity.NewUser{Name: fmt.Sprintf("early-bird-%d-%d", v.ID%100_000, i+1),
+			Password: obs.Secret(rand.Text())}, identity.Origin{})
+		if err != nil {
+			return err
+		}
+		if err := d.a.Rooms.Sale.BuyFor(ctx, v.ID, levee.Actor{User: user.ID, Roles: levee.RoleCustomer}, 1, "demo"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell prints where the house is and how to enter it.
+func (d *demo) tell(env *common) error {
+	base := "http://" + d.a.Addr.String()
+	fmt.Fprintf(env.stdout, "\nLevee is ready.\n\n  address    %s\n  API        %s/docs\n\n", base, base)
+	for _, a := range demoAccounts {
+		fmt.Fprintf(env.stdout, "  sign in    %-14s password %s\n", a.name, d.accounts[a.name])
+	}
+	_, err := fmt.Fprintf(env.stdout, "\n  rehearse   LEVEE_PASSWORD=%s levee rehearse --server %s --user operator --sale %s --rate 10000 --buyers 100000 --duration 10s\n\nStop with Ctrl-C.\n",
+		d.accounts["operator"], base, d.open)
+	return err
+}

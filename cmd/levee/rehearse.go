@@ -1,0 +1,5 @@
+package main
+
+type rehearseCmd struct{}
+
+func (rehearseCmd) Run(env *common) error { return nil }

@@ -1,0 +1,212 @@
+// Package app composes the house and does nothing else: it reads the configuration, opens the drivers (backends.go), builds the
+// rooms (rooms.go), and starts and stops all of them in order.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+	"levee/internal/platform/obs"
+	"levee/internal/platform/web"
+)
+
+// Version of the product, set at build time.
+var Version = "dev"
+
+// stopLimit is how long an orderly stop may take before the process leaves what is left.
+const stopLimit = 30 * time.Second
+
+// App is the house, built and ready to run.
+type App struct {
+	Config Config
+	Rooms  *Rooms
+	Obs    *obs.Obs
+	Web    *web.Server
+	// Addr is where it listens.
+	Addr net.Addr
+
+	backends *backends
+}
+
+// New opens the drivers, brings the schema up to date, builds the rooms, loads the sales and listens. Nothing is served before
+// Run. It fails with a code where the configuration or a backend is at fault, and leaves nothing open then.
+func New(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	o, err := obs.Open(cfg.Log, stderr)
+	if err != nil {
+		return nil, err
+	}
+	a = &App{Config: cfg, Obs: o}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close(context.WithoutCancel(ctx)))
+			a = nil
+		}
+	}()
+	started := time.Now()
+	if a.backends, err = openBackends(ctx, &a.Config, o); err != nil {
+		return a, err
+	}
+	b := a.backends
+	applied, err := b.db.Migrate(ctx, schemas())
+	if err != nil {
+		return a, err
+	}
+	parts := web.Parts{Obs: o, Limits: b.limits, DB: b.db, Title: "Levee", Version: Version,
+		Authenticate: func(r *http.Request) (levee.Actor, error) { return a.Rooms.authenticate(r) },
+		Ready:        func(ctx context.Context) error { return errors.Join(b.db.Ping(ctx), a.Rooms.Sale.Ready(ctx)) }}
+	if a.Web, err = web.New(a.Config.HTTP, parts); err != nil {
+		return a, err
+	}
+	if a.Addr, err = a.Web.Listen(); err != nil {
+		return a, err
+	}
+	rooms, list, err := buildRooms(&a.Config, b, publicURL(&a.Config, a.Addr))
+	if err != nil {
+		return a, err
+	}
+	a.Rooms = rooms
+	for _, r := range list {
+		r.routes(a.Web)
+		if r.jobs != nil {
+			if err = b.jobs.Register(r.jobs()...); err != nil {
+				return a, err
+			}
+		}
+		if r.listeners != nil {
+			if err = b.events.Register(r.listeners()...); err != nil {
+				return a, err
+			}
+		}
+	}
+	if err = rooms.Sale.Warm(ctx); err != nil {
+		return a, err
+	}
+	for _, d := range b.drivers {
+		o.Log.Debug("part", "part", d[0], "driver", d[1])
+	}
+	o.Log.Info("ready", "version", Version, "address", a.Addr.String(), "db", a.Config.DB, "migrations", len(applied),
+		"seconds", time.Since(started).Seconds())
+	return a, nil
+}
+
+// publicURL is where others reach the house: as configured, else where it really listens (port 0 in tests).
+func publicURL(cfg *Config, addr net.Addr) string {
+	if cfg.HTTP.PublicURL == "http://"+cfg.HTTP.Addr {
+		return "http://" + addr.String()
+	}
+	return cfg.HTTP.PublicURL
+}
+
+// part of the house that runs until its context ends.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// Run serves until ctx ends, then stops in order: HTTP and live connections drain, sales settle what they took, consumers and
+// jobs finish. It returns the first failure; a part that fails stops the house.
+func (a *App) Run(ctx context.Context) error {
+	failed := make(chan error, 1)
+	phases := [][]part{
+		{{"http", a.Web.Run}},
+		{{"sale", a.Rooms.Sale.Run}},
+		{{"event", a.backends.events.Run}, {"job", a.backends.jobs.Run}},
+	}
+	if a.Rooms.Sandbox != nil {
+		phases[2] = append(phases[2], part{"sandbox", a.Rooms.Sandbox.Run})
+	}
+	type phase struct {
+		stop context.CancelFunc
+		done sync.WaitGroup
+	}
+	running := make([]phase, len(phases))
+	for i := len(phases) - 1; i >= 0; i-- {
+		phaseCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+		running[i].stop = stop
+		for _, p := range phases[i] {
+			running[i].done.Go(func() {
+				err := p.run(phaseCtx)
+				if err == nil && phaseCtx.Err() == nil {
+					err = errors.New("ended by itself")
+				}
+				if err != nil && !errors.Is(err, context.Canceled) {
+					select {
+					case failed <- fmt.Errorf("%s: %w", p.name, err):
+					default:
+					}
+				}
+			})
+		}
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		a.Obs.Log.Error("a part of the house failed; it stops", "error", err)
+	}
+	a.Obs.Log.Info("stopping")
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := range running {
+			running[i].stop()
+			running[i].done.Wait()
+		}
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(stopLimit):
+		err = errors.Join(err, levee.E(levee.CodeTimeout, "the house did not stop within %s; what is on disk is whole", stopLimit))
+	}
+	select {
+	case late := <-failed:
+		err = errors.Join(err, late)
+	default:
+	}
+	return err
+}
+
+// Close closes the drivers. Run must have returned.
+func (a *App) Close(ctx context.Context) error {
+	var err error
+	if a.backends != nil {
+		err = a.backends.shut(ctx)
+	}
+	return errors.Join(err, a.Obs.Close(ctx))
+}
+
+// Migrate brings the schema up to date and tells which files were applied; with check it changes nothing and fails with
+// CodeConflict if something is pending or unknown.
+func Migrate(ctx context.Context, cfg Config, check bool, stderr io.Writer) (applied []string, err error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	o, err := obs.Open(cfg.Log, stderr)
+	if err != nil {
+		return nil, err
+	}
+	d, err := db.Open(ctx, cfg.Database, o)
+	if err != nil {
+		return nil, errors.Join(err, o.Close(ctx))
+	}
+	if check {
+		err = d.CheckMigrations(ctx, schemas())
+	} else {
+		applied, err = d.Migrate(ctx, schemas())
+	}
+	return applied, errors.Join(err, d.Close(), o.Close(ctx))
+}
+
+// CheckIntegrity examines the database file.
+func (a *App) CheckIntegrity(ctx context.Context) error { return a.backends.db.CheckIntegrity(ctx) }

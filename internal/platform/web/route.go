@@ -1,0 +1,373 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"levee"
+	"levee/internal/platform/limit"
+)
+
+// apiVersion is the only version of the API there is. A caller may name it by the path, the header Api-Version, or a parameter
+// of Accept.
+const apiVersion = "1"
+
+// Route is one operation of the API.
+type Route struct {
+	Method, Path string // the path as http.ServeMux reads it: /v1/orders/{id}
+	// ID is the operation's name in the document and in clients made from it; unique.
+	ID                        string
+	Summary, Tag, Description string
+	// Roles that may use it, any of them. 0: anybody, also visitors.
+	Roles levee.Roles
+	// Status of the usual answer. Default 200, or 204 without a body.
+	Status int
+	// Limit that each request is charged to: by user or by address, as the limit says.
+	Limit limit.Name
+	// BodyMax is the most bytes of the body. Default Config.BodyMax.
+	BodyMax int64
+	// Idempotent declares the Idempotency-Key header; KeyFrom has it.
+	Idempotent bool
+	// Errors are further statuses to document, beyond those that follow from the rest.
+	Errors []int
+	// Timeout of the whole request. Default Config.RequestTimeout; negative: none (streams, sockets), and the request's context
+	// ends when the server begins to drain.
+	Timeout time.Duration
+	// Quiet logs the request at debug only, unless it failed in us (5xx): for routes that are asked thousands of times a second.
+	Quiet bool
+	// Hidden keeps it out of the document.
+	Hidden bool
+}
+
+// RawDoc documents a raw route by hand. The pipeline goes by it too: a body that is not JSON where Request says JSON is 415, an
+// unknown query parameter 422, an Accept that allows none of Produces 406. What else a body may be, the handler judges.
+type RawDoc struct {
+	Request     any               // a value of the body's type; nil: no JSON body
+	RequestType string            // the body's media type; default application/json with Request, else no body is expected
+	Responses   map[int]any       // status to a value of the body's type; nil: no body
+	Produces    []string          // media types of the answers; default application/json
+	Path        map[string]string // path parameter to what it means
+	Query       map[string]string // query parameter to what it means; others are refused, also when it is empty
+	Headers     map[string]string // request header to what it means
+}
+
+// route is a Route with what the pipeline needs to know at each request.
+type route struct {
+	Route
+	name     string // of logs and metrics: "POST /v1/orders"
+	counted  routeMetrics
+	bodyMax  int64
+	timeout  time.Duration
+	produces []string
+	consumes []string        // media types of the body; nil: none is expected
+	query    map[string]bool // known query parameters, true for lists; nil: not checked
+	op       *huma.Operation
+	schema   *huma.Schema // of the JSON body
+	shape    *shape
+	required bool // a body must come
+	private  bool // an operation of the API: its answers are for the caller alone unless the handler says otherwise
+	inType   string
+	outType  string
+	in       reflect.Type
+	bodyType reflect.Type
+}
+
+// Add adds an operation with a typed handler. The input's fields carry huma's tags: path, query, header and cookie for
+// parameters, Body for the body (JSON or form), RawBody for uploads; the output's are headers, Status and Body. Constraints in
+// tags are checked before the handler runs, and stand in the document. What the handler returns as an error is answered as
+// problem details by its code. A contradiction in the route or types is a bug and panics.
+func Add[I, O any](s *Server, r Route, h func(ctx context.Context, in *I) (*O, error)) {
+	rt := s.newRoute(r)
+	in, out := reflect.TypeFor[I](), reflect.TypeFor[O]()
+	rt.in, rt.inType, rt.outType = in, in.Name(), out.Name()
+	if f, ok := in.FieldByName("Body"); ok {
+		rt.bodyType = f.Type
+	}
+	rt.produces = []string{"application/json"}
+	op := huma.Operation{
+		Method: r.Method, Path: r.Path, OperationID: r.ID, Summary: r.Summary, Description: r.Description, DefaultStatus: r.Status,
+		Hidden: r.Hidden, MaxBodyBytes: -1, BodyReadTimeout: time.Second, // both are the pipeline's
+	}
+	if r.Tag != "" {
+		op.Tags = []string{r.Tag}
+	}
+	s.api.adding = rt
+	defer func() { s.api.adding = nil }()
+	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := h(ctx, in)
+		if err != nil {
+			c := callOf(ctx)
+			WriteError(c, c.r, err)
+			return nil, nil //nolint:nilnil // answered
+		}
+		return out, nil
+	})
+}
+
+// Raw adds an operation that reads its request and writes its answer itself: hot routes, streams, uploads. It passes the same
+// pipeline as the others, and is documented by hand.
+func (s *Server) Raw(r Route, h http.Handler, doc RawDoc) {
+	rt := s.newRoute(r)
+	s.api.documentRaw(rt, doc)
+	s.mount(rt, func(w http.ResponseWriter, req *http.Request) {
+		if req.ContentLength != 0 {
+			c := callOf(req.Context())
+			if req.ContentLength > rt.bodyMax {
+				WriteError(w, req, errTooLarge(rt.bodyMax, req.ContentLength))
+				return
+			}
+			req.Body = http.MaxBytesReader(c.ResponseWriter, req.Body, rt.bodyMax)
+		}
+		h.ServeHTTP(w, req)
+	})
+}
+
+func (s *Server) newRoute(r Route) *route {
+	s.mustBeOpen("Add or Raw")
+	switch {
+	case r.Method == "" || r.Method != strings.ToUpper(r.Method):
+		panic(fmt.Sprintf("web: the method of %q must be upper case, got %q", r.Path, r.Method))
+	case !strings.HasPrefix(r.Path, "/"):
+		panic(fmt.Sprintf("web: the path of %q must begin with a slash, got %q", r.ID, r.Path))
+	case r.ID == "" && !r.Hidden:
+		panic(fmt.Sprintf("web: %s %s has no ID", r.Method, r.Path))
+	case r.BodyMax < 0 || r.BodyMax > 1<<30:
+		panic(fmt.Sprintf("web: BodyMax of %s must be from 0 to 1 GiB, got %d", r.ID, r.BodyMax))
+	}
+	for _, other := range s.routes {
+		if other.ID == r.ID && r.ID != "" {
+			panic(fmt.Sprintf("web: two operations are called %q", r.ID))
+		}
+	}
+	rt := &route{Route: r, name: r.Method + " " + r.Path, bodyMax: r.BodyMax, timeout: r.Timeout, private: true}
+	if rt.bodyMax == 0 {
+		rt.bodyMax = s.cfg.BodyMax
+	}
+	if rt.timeout == 0 {
+		rt.timeout = s.cfg.RequestTimeout
+	}
+	rt.counted = s.metrics.route(rt.name)
+	return rt
+}
+
+// mount puts a handler behind the pipeline of its route.
+func (s *Server) mount(rt *route, h http.HandlerFunc) {
+	s.routes = append(s.routes, rt)
+	s.mux.HandleFunc(rt.name, func(w http.ResponseWriter, r *http.Request) {
+		c := callOf(r.Context())
+		c.route = rt
+		if rt.private {
+			c.Header()["Cache-Control"] = privateOnly
+		}
+		if err := s.admit(c, r); err != nil {
+			WriteError(c, r, err)
+			return
+		}
+		if cancel := c.limitTime(r); cancel != nil {
+			defer cancel()
+		}
+		h(w, r)
+	})
+}
+
+// plain puts a page behind as much of the pipeline as it needs.
+func (s *Server) plain(pattern string, quiet bool, h http.Handler) http.Handler {
+	rt := &route{Route: Route{Quiet: quiet}, name: pattern, bodyMax: s.cfg.BodyMax, timeout: s.cfg.RequestTimeout, counted: s.metrics.route(pattern)}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := callOf(r.Context())
+		c.route = rt
+		if r.ContentLength != 0 {
+			r.Body = http.MaxBytesReader(c.ResponseWriter, r.Body, rt.bodyMax)
+		}
+		if cancel := c.limitTime(r); cancel != nil {
+			defer cancel()
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// admit is what a request must pass before its body is read: version, who asks, what he may do, how often, what he can read
+// and what he sends.
+func (s *Server) admit(c *call, r *http.Request) error {
+	rt := c.route
+	if v := r.Header["Api-Version"]; len(v) > 0 && v[0] != apiVersion {
+		e := levee.E(levee.CodeNotAcceptable, "there is no version %q of the API, only %s", levee.Shorten(v[0], 20), apiVersion)
+		e.Fields = []levee.Field{{Field: "header.Api-Version", Allowed: apiVersion, Given: v[0]}}
+		return e
+	}
+	if err := s.authenticate(c, r); err != nil {
+		return err
+	}
+	if err := permit(c, rt.Roles); err != nil {
+		return err
+	}
+	if rt.Limit != limit.None && s.parts.Limits != nil {
+		if err := s.throttle(c, rt.Limit); err != nil {
+			return err
+		}
+	}
+	if accept := r.Header["Accept"]; accept != nil && len(rt.produces) > 0 && !acceptable(accept, rt.produces) {
+		return errNotAcceptable(accept, rt.produces)
+	}
+	if rt.consumes != nil && r.ContentLength != 0 {
+		if ct := r.Header["Content-Type"]; len(ct) > 0 && !rt.takes(mediaType(ct[0])) {
+			return errMedia(ct[0], rt.consumes)
+		}
+	}
+	if rt.Idempotent {
+		var err error
+		if c.key, err = IdempotencyKey(r, false); err != nil {
+			return err
+		}
+	}
+	if r.URL.RawQuery != "" && rt.query != nil {
+		return rt.checkQuery(r.URL.RawQuery)
+	}
+	return nil
+}
+
+func (s *Server) authenticate(c *call, r *http.Request) error {
+	if s.parts.Authenticate == nil {
+		return nil
+	}
+	actor, err := s.parts.Authenticate(r)
+	if err != nil {
+		// A browser sends a cookie that has run out to every route, also to the one that gives it a new one: for what visitors
+		// may do, it makes him a visitor. Who sends a token in so many words is told that it is no good.
+		if c.route.Roles == 0 && r.Header["Authorization"] == nil && levee.CodeOf(err) == levee.CodeUnauthenticated {
+			return nil
+		}
+		return err
+	}
+	c.actor = actor
+	if actor != (levee.Actor{}) {
+		c.Context = levee.WithActor(c.Context, actor)
+	}
+	return nil
+}
+
+func permit(c *call, roles levee.Roles) error {
+	switch {
+	case roles == 0 || c.actor.Roles.Has(roles) && c.actor.SignedIn():
+		return nil
+	case !c.actor.SignedIn():
+		return levee.E(levee.CodeUnauthenticated, "sign in first")
+	}
+	return levee.E(levee.CodeForbidden, "this is for %s", strings.Join(roles.Names(), " or "))
+}
+
+// throttle charges the request and tells the caller where he stands.
+func (s *Server) throttle(c *call, n limit.Name) error {
+	d := s.parts.Limits.Allow(c, n, c.limitKey(n))
+	if d.Limit == 0 {
+		return d.Err()
+	}
+	h := c.Header()
+	h["Ratelimit-Limit"] = []string{strconv.Itoa(d.Limit)}
+	h["Ratelimit-Remaining"] = []string{strconv.Itoa(d.Remaining)}
+	h["Ratelimit-Reset"] = []string{strconv.FormatInt(int64((d.Reset+time.Second-1)/time.Second), 10)}
+	return d.Err()
+}
+
+// takes reports whether the body may be of this media type.
+func (rt *route) takes(mt string) bool {
+	return slices.Contains(rt.consumes, mt) || (isJSON(mt) && slices.Contains(rt.consumes, "application/json"))
+}
+
+// checkQuery refuses parameters that the route does not know, and a single one that is given twice: what is silently ignored
+// is what people take for working.
+func (rt *route) checkQuery(raw string) error {
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		e := levee.E(levee.CodeMalformed, "the query is not well formed").Because(err)
+		e.Fields = []levee.Field{{Field: "query", Allowed: "name=value&name=value, percent-encoded", Given: raw}}
+		return e
+	}
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		field := "query." + levee.Shorten(strings.ToValidUTF8(name, "\uFFFD"), 60)
+		list, known := rt.query[name]
+		switch {
+		case !known && len(rt.query) == 0:
+			return levee.Invalid(field, "left out: there are no parameters here", name)
+		case !known:
+			return levee.Invalid(field, "one of the known parameters: "+strings.Join(slices.Sorted(maps.Keys(rt.query)), ", "), name)
+		case !list && len(q[name]) > 1:
+			return levee.Invalid(field, "given once", strconv.Itoa(len(q[name]))+" times")
+		}
+	}
+	return nil
+}
+
+// limitTime puts the route's time limit on the request: on its context and, where it is not the server's own, on the connection.
+func (c *call) limitTime(r *http.Request) context.CancelFunc {
+	rt := c.route
+	if rt.timeout < 0 {
+		rc := http.NewResponseController(c.ResponseWriter)
+		_ = rc.SetReadDeadline(time.Time{}) // fails only where there is no connection (a test's recorder)
+		_ = rc.SetWriteDeadline(time.Time{})
+		ctx, cancel := context.WithCancel(c.Context)
+		unhook := context.AfterFunc(c.s.stopping, cancel)
+		c.Context = ctx
+		return func() { unhook(); cancel() }
+	}
+	usual := c.s.cfg.RequestTimeout
+	if read := c.s.bodyDeadline(rt.bodyMax); rt.timeout > usual || (r.ContentLength != 0 && read > usual+bodyGrace) {
+		rc := http.NewResponseController(c.ResponseWriter)
+		whole := max(read, rt.timeout+bodyGrace)
+		_ = rc.SetReadDeadline(c.start.Add(whole))
+		_ = rc.SetWriteDeadline(c.start.Add(whole + rt.timeout + writeGrace))
+	}
+	ctx, cancel := context.WithTimeout(c.Context, rt.timeout)
+	c.Context = ctx
+	return cancel
+}
+
+var methods = []string{
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+}
+
+// allowedMethods lists the methods that the path of r knows, OPTIONS among them; none for a path that is not there.
+func (s *Server) allowedMethods(r *http.Request) []string {
+	var allowed []string
+	probe := http.Request{URL: r.URL, Host: r.Host}
+	for _, m := range methods {
+		probe.Method = m
+		if _, pattern := s.mux.Handler(&probe); pattern != "" && pattern != "/" {
+			allowed = append(allowed, m)
+		}
+	}
+	if allowed != nil {
+		allowed = append(allowed, http.MethodOptions)
+	}
+	return allowed
+}
+
+// fallback answers what no route takes: 404, 405 with Allow, OPTIONS, or the page that takes the rest.
+func (s *Server) fallback(w http.ResponseWriter, r *http.Request) {
+	c := callOf(r.Context())
+	allowed := s.allowedMethods(r)
+	switch {
+	case len(allowed) == 0 && s.home != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) &&
+		r.URL.Path != "/v1" && !strings.HasPrefix(r.URL.Path, "/v1/"):
+		c.route = s.api.page
+		s.home.ServeHTTP(w, r)
+	case len(allowed) == 0:
+		WriteError(w, r, errNoRoute(r))
+	case r.Method == http.MethodOptions:
+		c.route = s.api.preflight
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		WriteError(w, r, errMethod(r, allowed))
+	}
+}
