@@ -14,6 +14,8 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/event"
+	"levee/internal/platform/job"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/web"
 )
@@ -210,3 +212,12 @@ func Migrate(ctx context.Context, cfg Config, check bool, stderr io.Writer) (app
 
 // CheckIntegrity examines the database file.
 func (a *App) CheckIntegrity(ctx context.Context) error { return a.backends.db.CheckIntegrity(ctx) }
+
+// DumpSchema returns the whole schema as text.
+func (a *App) DumpSchema(ctx context.Context) (string, error) { return a.backends.db.DumpSchema(ctx) }
+
+// Events lists the events that listeners wait for.
+func (a *App) Events() []event.Known { return a.backends.events.Events() }
+
+// Jobs lists the kinds of background work.
+func (a *App) Jobs() []job.Known { return a.backends.jobs.Known() }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -167,7 +168,14 @@ func ReadConfig(path string, environ []string) (c Config, err error) {
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), mapstructure.TextUnmarshallerHookFunc()),
 	}})
 	if err != nil {
-		return c, levee.E(levee.CodeInvalid, "the configuration has a value of the wrong type: %v", err)
+		said := fieldName.ReplaceAllStringFunc(err.Error(), func(name string) string {
+			parts := strings.Split(strings.Trim(name, "'"), ".")
+			for i := range parts {
+				parts[i] = snake(parts[i])
+			}
+			return strings.Join(parts, ".")
+		})
+		return c, levee.E(levee.CodeInvalid, "the configuration has a value of the wrong type: %s", strings.Join(strings.Fields(said), " "))
 	}
 	if secretFile != "" {
 		text, err := os.ReadFile(secretFile)
@@ -178,6 +186,9 @@ func ReadConfig(path string, environ []string) (c Config, err error) {
 	}
 	return c, c.fill()
 }
+
+// fieldName finds the Go fields that the decoder names, to show them as keys.
+var fieldName = regexp.MustCompile(`'[A-Z][A-Za-z.]*'`)
 
 // checkKeys names the first unknown key and the one that was probably meant.
 func checkKeys(k *koanf.Koanf) error {

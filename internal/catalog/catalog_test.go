@@ -254,6 +254,19 @@ func TestList(t *testing.T) {
 	if list, _, err := h.List(visitor, Filter{Prefix: "banana"}); err != nil || len(list) != 0 {
 		t.Errorf("withdrawn and still listed: %v, %v", list, err)
 	}
+	// And what is new is in it at once, whoever made it.
+	h.lamp(t, "new", 1)
+	if list, _, err := h.List(visitor, Filter{Prefix: "lamp"}); err != nil || len(list) != 1 {
+		t.Errorf("%v, %v", list, err)
+	}
+	h.lamp(t, "newer", 1)
+	if list, _, err := h.List(visitor, Filter{Prefix: "lamp"}); err != nil || len(list) != 2 {
+		t.Errorf("%d listed, want 2; %v", len(list), err)
+	}
+	h.load(t, ImportOptions{Format: CSV}, head+"newest,Lamp by file,,on_sale,n-1,,1,CNY,\n")
+	if list, _, err := h.List(visitor, Filter{Prefix: "lamp"}); err != nil || len(list) != 3 {
+		t.Errorf("%d listed, want 3; %v", len(list), err)
+	}
 }
 
 // TestReadsSeeCommits holds the caches to the promise that a read that begins after a commit sees it, while others read all the time.

@@ -123,6 +123,11 @@ func TestImportChanges(t *testing.T) {
 	if err := h.balanced(ctx, k, 4); err != nil {
 		t.Error(err)
 	}
+	// A SKU that the file does not name shows its product's new title too.
+	h.load(t, ImportOptions{Format: CSV}, head+"lamp,Torch,,on_sale,,,,,\n")
+	if sku, err := h.SKUByID(ctx, k); err != nil || sku.Title != "Torch" {
+		t.Errorf("the SKU shows %q, %v", sku.Title, err)
+	}
 }
 
 func TestImportRefuses(t *testing.T) {

@@ -22,7 +22,7 @@ const (
 // Jobs returns the room's timed work: the expiry of unpaid orders, once a second.
 func (s *Service) Jobs() []job.Registration {
 	return []job.Registration{
-		job.Every("order.expire", expireEvery, job.Options{Timeout: 2 * time.Minute}, func(ctx context.Context) error {
+		job.Every("order.expire", expireEvery, job.Options{Pool: "order", Timeout: 2 * time.Minute}, func(ctx context.Context) error {
 			_, err := s.ExpireDue(ctx)
 			return err
 		}),

@@ -16,22 +16,28 @@ const operators = levee.RoleOperator | levee.RoleAdministrator
 
 // Routes adds the room's operations.
 func (s *Service) Routes(srv *web.Server) {
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders", ID: "createOrder", Tag: "orders", Summary: "Buy from the catalog",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders", ID: "createOrder", Tag: "orders",
+		Summary:     "Buy from the catalog",
 		Description: "Takes the units of every line, all or none, and waits for the payment until pay_by.",
 		Roles:       everybody, Status: 201, Limit: limit.Purchase, Idempotent: true, Errors: []int{401, 403, 404, 409, 410, 422}}, s.postOrder)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders", ID: "listOrders", Tag: "orders", Summary: "My orders; for operators all orders",
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders", ID: "listOrders", Tag: "orders",
+		Summary:     "My orders; for operators all orders",
 		Description: "Newest first. A page may hold fewer orders than asked for and still have a next one: go on until next is missing.",
 		Roles:       everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404, 422}}, s.getOrders)
 	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}", ID: "getOrder", Tag: "orders", Summary: "One order",
 		Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getOrder)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/timeline", ID: "getOrderTimeline", Tag: "orders", Summary: "What happened to an order",
-		Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getTimeline)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/cancellation", ID: "cancelOrder", Tag: "orders", Summary: "Give an unpaid order up",
-		Roles: everybody, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 404, 409, 422}}, s.postCancellation)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/shipment", ID: "shipOrder", Tag: "orders", Summary: "Hand a paid order to a carrier",
-		Roles: operators, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postShipment)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/completion", ID: "completeOrder", Tag: "orders", Summary: "Record that an order was delivered",
-		Roles: operators, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409}}, s.postCompletion)
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/timeline", ID: "getOrderTimeline", Tag: "orders",
+		Summary: "What happened to an order",
+		Roles:   everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getTimeline)
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/cancellation", ID: "cancelOrder", Tag: "orders",
+		Summary: "Give an unpaid order up",
+		Roles:   everybody, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 404, 409, 422}}, s.postCancellation)
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/shipment", ID: "shipOrder", Tag: "orders",
+		Summary: "Hand a paid order to a carrier",
+		Roles:   operators, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postShipment)
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/completion", ID: "completeOrder", Tag: "orders",
+		Summary: "Record that an order was delivered",
+		Roles:   operators, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409}}, s.postCompletion)
 }
 
 type lineRequest struct {
@@ -216,12 +222,12 @@ func (s *Service) getTimeline(ctx context.Context, in *idInput) (*timelineOutput
 }
 
 func (s *Service) postCancellation(ctx context.Context, in *struct {
-	idInput
-	Body cancelRequest `required:"false"`
+	ID   string `path:"id" maxLength:"64"`
+	Body *cancelRequest
 }) (*orderOutput, error) {
-	actor, reason := levee.ActorFrom(ctx), in.Body.Reason
-	if reason == "" {
-		reason = "given up"
+	actor, reason := levee.ActorFrom(ctx), "given up"
+	if in.Body != nil && in.Body.Reason != "" {
+		reason = in.Body.Reason
 	}
 	return s.act(ctx, "order.cancel", in.ID, reason, func(ctx context.Context, tx *db.Tx, id levee.OrderID) error {
 		return s.CancelTx(ctx, tx, id, actor, reason)
@@ -229,7 +235,7 @@ func (s *Service) postCancellation(ctx context.Context, in *struct {
 }
 
 func (s *Service) postShipment(ctx context.Context, in *struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body shipRequest
 }) (*orderOutput, error) {
 	actor := levee.ActorFrom(ctx)
@@ -246,7 +252,8 @@ func (s *Service) postCompletion(ctx context.Context, in *idInput) (*orderOutput
 }
 
 // act does one step of an order under the request's idempotency key and shows the order as it was right after it.
-func (s *Service) act(ctx context.Context, route, public string, body any, do func(ctx context.Context, tx *db.Tx, id levee.OrderID) error) (*orderOutput, error) {
+func (s *Service) act(ctx context.Context, route, public string, body any,
+	do func(ctx context.Context, tx *db.Tx, id levee.OrderID) error) (*orderOutput, error) {
 	number, err := s.open(public)
 	if err != nil {
 		return nil, err

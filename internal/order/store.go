@@ -32,7 +32,8 @@ func each(ctx context.Context, q query, fn func(rows *db.Rows) error, text strin
 func fromMicro(n int64) time.Time { return time.UnixMicro(n).UTC() }
 
 const (
-	selectHead = `SELECT id, buyer_id, source, source_ref, state, total_minor, currency, due_at, postponed, created_at, updated_at, version FROM order_head`
+	selectHead = `SELECT id, buyer_id, source, source_ref, state, total_minor, currency, due_at, postponed,` +
+		` created_at, updated_at, version FROM order_head`
 	selectItem = `SELECT order_id, sku_id, product_id, title, quantity, price_minor FROM order_item`
 	selectStep = `SELECT from_state, to_state, actor_id, ref, reason, at FROM order_history WHERE order_id = ?`
 )
@@ -40,7 +41,8 @@ const (
 func scanHead(rows *db.Rows) (o Order, err error) {
 	var due db.NullInt64
 	var postponed, created, updated int64
-	err = rows.Scan(&o.ID, &o.Buyer, &o.Source, &o.SourceRef, &o.State, &o.Total.Minor, &o.Total.Currency, &due, &postponed, &created, &updated, &o.Version)
+	err = rows.Scan(&o.ID, &o.Buyer, &o.Source, &o.SourceRef, &o.State, &o.Total.Minor, &o.Total.Currency, &due, &postponed,
+		&created, &updated, &o.Version)
 	if due.Valid {
 		o.PayBy = fromMicro(due.Int64 - postponed)
 	}
@@ -95,7 +97,8 @@ func updateState(ctx context.Context, tx *db.Tx, o *Order, to State, at time.Tim
 
 // insertStep writes the step that has just led to the order's version.
 func insertStep(ctx context.Context, tx *db.Tx, o *Order, e Entry) error {
-	_, err := tx.Exec(ctx, `INSERT INTO order_history (order_id, version, from_state, to_state, actor_id, ref, reason, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err := tx.Exec(ctx, `INSERT INTO order_history (order_id, version, from_state, to_state, actor_id, ref, reason, at)`+
+		` VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
 		int64(o.ID), o.Version, int64(e.From), int64(e.To), int64(e.Actor), e.Ref, e.Reason, e.At.UnixMicro())
 	return err
 }
@@ -146,7 +149,8 @@ func dueOrders(ctx context.Context, q query, now time.Time, limit int) (due []du
 
 func updateDue(ctx context.Context, tx *db.Tx, d dueOrder, to time.Time) error {
 	by := to.UnixMicro() - d.due
-	_, err := tx.Exec(ctx, `UPDATE order_head SET due_at = due_at + ?, postponed = postponed + ? WHERE id = ? AND due_at = ?`, by, by, int64(d.id), d.due)
+	_, err := tx.Exec(ctx, `UPDATE order_head SET due_at = due_at + ?, postponed = postponed + ? WHERE id = ? AND due_at = ?`,
+		by, by, int64(d.id), d.due)
 	return err
 }
 

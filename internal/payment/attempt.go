@@ -25,7 +25,8 @@ const (
 // not exist for others (CodeNotFound). CodeAlreadyPaid, CodePaymentDeadlineOver or CodeConflict when the order does not wait
 // for money; CodeInvalid for a provider that is not offered; CodeForbidden for a buyer of a rehearsal. The same key answers
 // with the first attempt again.
-func (s *Service) Start(ctx context.Context, actor levee.Actor, id levee.OrderID, provider, key string) (_ Attempt, redirect string, err error) {
+func (s *Service) Start(ctx context.Context, actor levee.Actor, id levee.OrderID, provider, key string) (
+	_ Attempt, redirect string, err error) {
 	defer levee.Wrap(&err, "payment.Start(%d)", id)
 	request := struct {
 		Order    levee.OrderID

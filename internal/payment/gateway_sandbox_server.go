@@ -211,7 +211,8 @@ func (b *Sandbox) press(ctx context.Context, c *sandboxCharge, action string) (t
 		}
 		if t.id == 0 {
 			t = sandboxTrade{
-				id: tradeID, payment: c.payment, order: c.order, notifyURL: c.notifyURL, amount: c.amount, state: sandboxWaiting, expireAt: c.payBy.UnixMicro(),
+				id: tradeID, payment: c.payment, order: c.order, notifyURL: c.notifyURL, amount: c.amount,
+				state: sandboxWaiting, expireAt: c.payBy.UnixMicro(),
 			}
 			if err := insertSandboxTrade(ctx, tx, t); err != nil {
 				return err

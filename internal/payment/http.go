@@ -101,12 +101,12 @@ type idInput struct {
 }
 
 type refundInput struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body refundRequest
 }
 
 func (s *Service) postPayment(ctx context.Context, in *struct {
-	idInput
+	ID   string `path:"id" maxLength:"64"`
 	Body startRequest
 }) (*paymentOutput, error) {
 	id, err := s.openOrder(in.ID)
@@ -179,7 +179,8 @@ func (s *Service) postPaymentRefund(ctx context.Context, in *refundInput) (*refu
 	})
 }
 
-func (s *Service) refundOnce(ctx context.Context, route string, id int64, reason string, do func(ctx context.Context, tx *db.Tx) (Refund, error)) (*refundOutput, error) {
+func (s *Service) refundOnce(ctx context.Context, route string, id int64, reason string,
+	do func(ctx context.Context, tx *db.Tx) (Refund, error)) (*refundOutput, error) {
 	request := struct {
 		ID     int64
 		Reason string

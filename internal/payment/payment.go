@@ -15,6 +15,7 @@ import (
 	"embed"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -229,6 +230,7 @@ func (s *Service) Providers() []string {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 

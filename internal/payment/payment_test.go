@@ -945,8 +945,10 @@ func TestRefund(t *testing.T) {
 		}
 		h.audited()
 		h.sandbox.SetFaults(Faults{})
-		_, err = h.payments.RefundOrder(ctx, operator, o.ID, "broken, once more")
-		must(t, err)
+		must(t, h.tx(func(ctx context.Context, tx *db.Tx) error { // by its payment, which is the same thing
+			_, err := h.payments.RefundPaymentTx(ctx, tx, operator, a.ID, "broken, once more")
+			return err
+		}))
 		h.settle()
 		if got, refunds := h.attempt(a.ID); got.State != StateRefunded || len(refunds) != 2 || h.order(o.ID) != order.StateRefunded {
 			t.Errorf("%v, %v, %+v", got.State, h.order(o.ID), refunds)

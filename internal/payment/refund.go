@@ -216,7 +216,9 @@ func (s *Service) endRefund(ctx context.Context, r Refund, to RefundState, why s
 			}
 		})
 		if to == RefundRefused {
-			return s.events.Emit(ctx, tx, ReturnRefused{Refund: r.ID, Payment: r.Payment, Order: r.Order, Amount: r.Amount, Reason: why, At: now.UTC()})
+			return s.events.Emit(ctx, tx, ReturnRefused{
+				Refund: r.ID, Payment: r.Payment, Order: r.Order, Amount: r.Amount, Reason: why, At: now.UTC(),
+			})
 		}
 		return s.events.Emit(ctx, tx, Returned{Refund: r.ID, Payment: r.Payment, Order: r.Order, Amount: r.Amount, At: now.UTC()})
 	})

@@ -123,7 +123,8 @@ func claimAttempt(ctx context.Context, tx *db.Tx, a Attempt, next time.Time) (bo
 }
 
 // insertNotification reports false when this notification has had its effect already.
-func insertNotification(ctx context.Context, tx *db.Tx, d db.Dialect, id int64, provider string, n notice, attempt levee.PaymentID, now time.Time) (bool, error) {
+func insertNotification(ctx context.Context, tx *db.Tx, d db.Dialect, id int64, provider string, n notice,
+	attempt levee.PaymentID, now time.Time) (bool, error) {
 	return changed(tx.Exec(ctx, d.InsertIgnore("payment_notification", "id", "provider", "notification_id", "attempt_id", "status", "received_at"),
 		id, provider, n.id, int64(attempt), int64(n.status), now.UnixMicro()))
 }
@@ -154,8 +155,8 @@ func dueRefunds(ctx context.Context, q query, now time.Time, limit int) ([]Refun
 }
 
 func insertRefund(ctx context.Context, tx *db.Tx, r Refund) error {
-	_, err := tx.Exec(ctx, `INSERT INTO payment_refund (id, attempt_id, order_id, state, for_order, amount_minor, currency, reason, actor_id, due_at,`+
-		` tries, last_error, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err := tx.Exec(ctx, `INSERT INTO payment_refund (id, attempt_id, order_id, state, for_order, amount_minor, currency, reason,`+
+		` actor_id, due_at, tries, last_error, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		int64(r.ID), int64(r.Payment), int64(r.Order), int64(r.State), flag(r.ForOrder), r.Amount.Minor, r.Amount.Currency, r.Reason, int64(r.Actor),
 		nullable(r.dueAt), r.Tries, r.LastError, r.CreatedAt.UnixMicro(), r.UpdatedAt.UnixMicro())
 	return err

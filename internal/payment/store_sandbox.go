@@ -26,8 +26,8 @@ type sandboxTrade struct {
 	notifyID, tries           int64
 }
 
-const selectSandboxTrade = `SELECT id, out_trade_no, order_no, notify_url, amount_minor, currency, state, expire_at, paid_at, notify_id, notify_tries` +
-	` FROM payment_sandbox_trade`
+const selectSandboxTrade = `SELECT id, out_trade_no, order_no, notify_url, amount_minor, currency, state, expire_at, paid_at,` +
+	` notify_id, notify_tries FROM payment_sandbox_trade`
 
 func listSandboxTrades(ctx context.Context, q query, text string, args ...any) (list []sandboxTrade, err error) {
 	err = each(ctx, q, func(rows *db.Rows) error {
@@ -62,8 +62,8 @@ func endSandboxTrade(ctx context.Context, tx *db.Tx, id int64, to sandboxState, 
 	if to == sandboxPaid {
 		paid = now.UnixMicro()
 	}
-	return changed(tx.Exec(ctx, `UPDATE payment_sandbox_trade SET state = ?, pay_at = NULL, paid_at = ?, notify_id = ?, notify_at = ?, notify_tries = 0`+
-		` WHERE id = ? AND state = 1`, int64(to), paid, notifyID, notifyAt.UnixMicro(), id))
+	return changed(tx.Exec(ctx, `UPDATE payment_sandbox_trade SET state = ?, pay_at = NULL, paid_at = ?, notify_id = ?,`+
+		` notify_at = ?, notify_tries = 0 WHERE id = ? AND state = 1`, int64(to), paid, notifyID, notifyAt.UnixMicro(), id))
 }
 
 func laterSandboxTrade(ctx context.Context, tx *db.Tx, id int64, payAt time.Time) error {

@@ -21,7 +21,8 @@ const (
 
 // Jobs returns the room's timed work: asking about attempts of which nothing was heard, and refunds.
 func (s *Service) Jobs() []job.Registration {
-	o := job.Options{Timeout: 2 * time.Minute}
+	// A pool of their own: a provider that answers slowly must not hold up everybody else's jobs.
+	o := job.Options{Pool: "payment", Timeout: 2 * time.Minute}
 	return []job.Registration{
 		job.Every("payment.ask", sweepEvery, o, s.AskDue),
 		job.Every("payment.refund", sweepEvery, o, s.RefundDue),

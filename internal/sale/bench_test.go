@@ -186,4 +186,3 @@ func BenchmarkLoadGate(b *testing.B) {
 		}
 	}
 }
-

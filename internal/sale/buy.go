@@ -75,13 +75,16 @@ func (s *Service) Buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 			return ticket, err
 		}
 		a.checked = true
+		s.pass("buy.known")
 		t, verdict, epoch = l.gate.take(a)
 	}
 	s.metrics.verdicts[verdict].Inc()
 	switch verdict {
 	case verdictTaken:
+		s.pass("buy.taken")
 		return s.await(ctx, l, v, t, w.Async)
 	case verdictSoldOut:
+		s.pass("buy.sold_out")
 		l.sw.soldOut(epoch)
 		return Ticket{}, refusalSoldOut.err
 	case verdictLimit:
@@ -120,6 +123,7 @@ func (s *Service) await(ctx context.Context, l *live, v *Sale, t *taking, async 
 			timer.Stop()
 		}
 	}
+	s.pass("buy.bound")
 	// From here on the buyer asks for it. Whoever marks first wins: the settler that finds the mark keeps a refusal for him.
 	l.late.Lock()
 	l.waited[t.id] = t.buyer

@@ -160,11 +160,6 @@ func (s *Service) getSale(ctx context.Context, in *salePath) (*saleOut, error) {
 	return &saleOut{s.view(ctx, v)}, nil
 }
 
-type listInput struct {
-	After string `query:"after" doc:"The id of the last one of the page before"`
-	Limit int    `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
-}
-
 type salesOut struct {
 	Body struct {
 		Sales []saleView `json:"sales"`
@@ -173,8 +168,9 @@ type salesOut struct {
 }
 
 func (s *Service) getSales(ctx context.Context, in *struct {
-	listInput
-	Live bool `query:"live" doc:"Leave out what is over"`
+	After string `query:"after" doc:"The id of the last one of the page before"`
+	Limit int    `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
+	Live  bool   `query:"live" doc:"Leave out what is over"`
 }) (*salesOut, error) {
 	p := levee.Page{Limit: in.Limit}
 	if in.After != "" {
@@ -309,8 +305,8 @@ func (s *Service) deleteReservation(ctx context.Context, in *reservationPath) (*
 }
 
 func (s *Service) postVoid(ctx context.Context, in *struct {
-	reservationPath
-	Body struct {
+	Reservation string `path:"reservation" doc:"The reservation's id"`
+	Body        struct {
 		Reason string `json:"reason" minLength:"1" maxLength:"180"`
 	}
 }) (*struct{}, error) {
@@ -361,7 +357,7 @@ func (s *Service) postSale(ctx context.Context, in *struct{ Body termsBody }) (*
 }
 
 func (s *Service) putSale(ctx context.Context, in *struct {
-	salePath
+	Sale string `path:"sale" doc:"The sale's id"`
 	Body termsBody
 }) (*saleOut, error) {
 	old, err := s.saleOf(ctx, in.Sale)

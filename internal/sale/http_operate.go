@@ -21,7 +21,7 @@ type actView struct {
 }
 
 func (s *Service) postAct(ctx context.Context, in *struct {
-	salePath
+	Sale string `path:"sale" doc:"The sale's id"`
 	Body struct {
 		Act    string `json:"act" enum:"schedule,pause,resume,stop,top_up,withdraw,force_sold_out,end"`
 		Units  int64  `json:"units,omitempty" minimum:"0" maximum:"100000000" doc:"For top_up and withdraw"`
@@ -43,9 +43,9 @@ func (s *Service) postAct(ctx context.Context, in *struct {
 }
 
 type actsInput struct {
-	salePath
-	After int64 `query:"after" minimum:"0" doc:"The number of the last row of the page before"`
-	Limit int   `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
+	Sale  string `path:"sale" doc:"The sale's id"`
+	After int64  `query:"after" minimum:"0" doc:"The number of the last row of the page before"`
+	Limit int    `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
 }
 
 type actsOut struct {
@@ -212,7 +212,7 @@ func (s *Service) getReadiness(ctx context.Context, in *salePath) (*readinessOut
 }
 
 func (s *Service) postRehearsal(ctx context.Context, in *struct {
-	salePath
+	Sale string `path:"sale" doc:"The sale's id"`
 	Body struct {
 		Units     int64 `json:"units,omitempty" minimum:"1" maximum:"100000000" doc:"As the sale offers if left out"`
 		PerBuyer  int32 `json:"per_buyer,omitempty" minimum:"1" maximum:"1000" doc:"As the sale allows if left out"`

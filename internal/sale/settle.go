@@ -66,6 +66,7 @@ func (s *Service) settleBatch(ctx context.Context, l *live, batch []*taking) {
 	err := s.settleOnce(ctx, l, batch)
 	for wait := 10 * time.Millisecond; err != nil; wait = min(2*wait, time.Second) {
 		s.log.Warn("a settlement has no known outcome; its reservations are looked up", "sale", l.public, "purchases", len(batch), "err", err)
+		s.pass("settle.unknown")
 		found, lookErr := s.settledAmong(ctx, batch)
 		if lookErr == nil {
 			s.resolveUnknown(l, batch, found, err)

@@ -105,6 +105,7 @@ type writer struct {
 	open    bool  // a transaction is open
 	current *Tx   // whose function runs now
 	started time.Time
+	logged  time.Time // a fault
 	inserts map[string][]*insertPlan
 
 	committed, commits, rolledBack, failed atomic.Int64
@@ -264,7 +265,7 @@ func (w *writer) settle(t *Tx, err error) {
 			w.open = false
 			w.tell()
 			if rerr != nil {
-				w.logDrop(rerr)
+				w.replace(rerr)
 			}
 			return
 		}
@@ -302,7 +303,7 @@ func (w *writer) ready() error {
 		w.failed.Add(1)
 		w.d.metrics.failed.Inc()
 		if !isBusy(err) {
-			w.logDrop(err)
+			w.replace(err)
 		}
 		return unavailable(reason, err)
 	}
@@ -330,7 +331,7 @@ func (w *writer) finish() {
 	}
 	if w.good == 0 { // nobody stayed to do anything
 		if _, err := w.rollback.ExecContext(background, nil); err != nil {
-			w.logDrop(err)
+			w.replace(err)
 		}
 		w.open = false
 		w.tell()
@@ -369,7 +370,7 @@ func (w *writer) lose(err error) {
 	}
 	w.failed.Add(1)
 	w.d.metrics.failed.Inc()
-	w.d.log.Error("a group of transactions was lost; nothing of it was kept", "members", len(w.group), "reason", reason, "error", err)
+	w.logFault("a group of transactions was lost; nothing of it was kept", err)
 	lost := unavailable(reason, err)
 	for _, t := range w.group {
 		if t.panicked == nil && !t.goexit {
@@ -381,7 +382,7 @@ func (w *writer) lose(err error) {
 	}
 	w.open = false
 	if err := w.drop(); err != nil {
-		w.d.log.Error("closing the writer's connection failed", "error", err)
+		w.logFault("closing the writer's connection failed", err)
 	}
 	w.tell()
 }
@@ -396,11 +397,21 @@ func (w *writer) tell() {
 	w.good = 0
 }
 
-func (w *writer) logDrop(err error) {
+// replace drops a connection that misbehaved.
+func (w *writer) replace(err error) {
 	w.open = false
-	w.d.log.Error("the writer's connection is replaced", "error", err)
+	w.logFault("the writer's connection is replaced", err)
 	if err := w.drop(); err != nil {
-		w.d.log.Error("closing the writer's connection failed", "error", err)
+		w.logFault("closing the writer's connection failed", err)
+	}
+}
+
+// logFault logs a fault of the database at most once a second: a full disk fails hundreds of groups in that time. Each is
+// counted (levee_db_failed_groups_total), and each caller has its error.
+func (w *writer) logFault(what string, err error) {
+	if now := time.Now(); now.Sub(w.logged) > time.Second {
+		w.logged = now
+		w.d.log.Error(what, "error", err)
 	}
 }
 

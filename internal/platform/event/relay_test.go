@@ -306,6 +306,69 @@ func TestLateLowerID(t *testing.T) {
 	})
 }
 
+// The same while the key is held back for one listener: the other one gets it, the blocked one gets it first.
+func TestLateLowerIDOnABlockedKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var broken atomic.Bool
+		broken.Store(true)
+		b := h.bus(writer("sound"), Listen("flaky", func(ctx context.Context, tx *db.Tx, e noted) error {
+			if broken.Load() {
+				return errors.New("not yet")
+			}
+			return write(ctx, tx, "flaky", e)
+		}))
+		stop := h.run(b)
+		defer stop()
+		low, err := h.ids.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.emit(b, noted{Key: 1, N: 2})
+		time.Sleep(20 * time.Second) // of the bubble's clock: the pauses are long by now
+		err = h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error {
+			_, err := tx.Exec(ctx, insertEvent, low, noted{}.EventName(), 1, `{"Key": 1, "N": 1}`)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * poll)
+		synctest.Wait()
+		if diff := cmp.Diff("1:2 1:1", h.effects("sound")); diff != "" {
+			t.Error(diff)
+		}
+		broken.Store(false)
+		time.Sleep(backoffMost)
+		h.drain(b)
+		if diff := cmp.Diff("1:1 1:2", h.effects("flaky")); diff != "" {
+			t.Error(diff)
+		}
+		h.empty()
+	})
+}
+
+// An emission wakes the relay, and not before its commit: no time passes until the delivery.
+func TestWakesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		b := h.bus(writer("a"))
+		stop := h.run(b)
+		defer stop()
+		for n := range 50 {
+			time.Sleep(300 * time.Millisecond) // of the bubble's clock: off the beat of the poll
+			err := h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error { return b.Emit(ctx, tx, noted{Key: 1, N: n}) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if got := h.count(`SELECT COUNT(*) FROM effect`); got != n+1 {
+				t.Fatalf("%d delivered at once, want %d", got, n+1)
+			}
+		}
+	})
+}
+
 // The newest bus relays; what it leaves behind, the older one takes up.
 func TestTwoRelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -185,6 +185,25 @@ func TestInTime(t *testing.T) {
 	})
 }
 
+// A job that is due wakes its process, and not before its commit: no time passes until it runs.
+func TestWakesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		k := noter("note", &n, Options{})
+		stop := h.run(h.jobs(Config{}, k))
+		defer stop()
+		for i := range 50 {
+			time.Sleep(300 * time.Millisecond) // of the bubble's clock: off the beat of the poll
+			enqueue(h, k, args{i})
+			synctest.Wait()
+			if got := len(strings.Fields(n.String())); got != i+1 {
+				t.Fatalf("%d ran at once, want %d", got, i+1)
+			}
+		}
+	})
+}
+
 func TestRetriesBackoffDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)

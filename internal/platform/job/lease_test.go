@@ -11,6 +11,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/obs"
 )
 
 // take claims what is due as a process would that is then killed or paused: nobody extends these leases.
@@ -272,6 +273,70 @@ func TestStop(t *testing.T) {
 		}
 		h.drain(j)
 		same(t, "3 10", &n)
+	})
+}
+
+// Short jobs are claimed ahead of their slots; what has not begun when the process stops goes back without being run.
+func TestStopGivesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		begun := make(chan int, 1000)
+		k := Define("job", Options{}, func(ctx context.Context, a args) error {
+			if a.N > 0 {
+				begun <- a.N
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		})
+		j := h.jobs(Config{Pools: map[string]int{"default": 2}}, k)
+		for range 100 {
+			enqueue(h, k, args{0})
+		}
+		h.drain(j) // it learns that these jobs are short
+		for n := range 100 {
+			enqueue(h, k, args{n + 1})
+		}
+		stop := h.run(j)
+		synctest.Wait()
+		if n := h.count(`SELECT COUNT(*) FROM job_task WHERE lease_until IS NOT NULL`); n != 100 {
+			t.Errorf("%d jobs are claimed, want all 100", n)
+		}
+		time.Sleep(time.Minute) // of the bubble's clock: those that wait keep their leases
+		if n := h.count(`SELECT COUNT(*) FROM job_task WHERE fence = 1 AND lease_until > ?`, time.Now().UnixMicro()); n != 98 {
+			t.Errorf("%d jobs have kept their leases beside those that had their timeout, want 98", n)
+		}
+		before := len(begun)
+		stop()
+		if n := len(begun) - before; n > 0 {
+			t.Errorf("%d jobs were begun while the process stopped", n)
+		}
+		if n := h.count(`SELECT COUNT(*) FROM job_task WHERE due_at IS NOT NULL AND crashes = 0`); n != 100 {
+			t.Errorf("%d jobs wait unharmed, want 100", n)
+		}
+	})
+}
+
+// The wall clock jumps ahead: leases seem to be over, but what runs here is alive and must not be run twice.
+func TestClockJumpsAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := obs.Test(t)
+		clock := obs.NewStepClock(time.Now())
+		o.Clock = clock.Now
+		h := openDir(t, t.TempDir(), o)
+		var n notes
+		k := Define("job", Options{}, func(ctx context.Context, a args) error {
+			n.add("begun")
+			time.Sleep(20 * time.Second) // of the bubble's clock
+			n.add("%v", ctx.Err())
+			return nil
+		})
+		stop := h.run(h.jobs(Config{}, k))
+		enqueue(h, k, args{1})
+		synctest.Wait()
+		clock.Step(time.Hour)
+		time.Sleep(30 * time.Second)
+		stop()
+		same(t, "begun <nil>", &n)
 	})
 }
 

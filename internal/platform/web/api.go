@@ -67,7 +67,7 @@ func (a *api) Marshal(w io.Writer, _ string, v any) error {
 		panic(fmt.Errorf("encoding the answer: %w", err)) // huma would send this text after the status; so it becomes a 500
 	}
 	if c, ok := w.(*call); ok {
-		c.Header()["Content-Length"] = []string{strconv.Itoa(len(b))}
+		c.setLine("Content-Length", lineLength, strconv.Itoa(len(b)))
 	}
 	_, _ = w.Write(b) // the caller may have left
 	return nil

@@ -44,6 +44,22 @@ type call struct {
 	hijacked     bool
 	secure       bool
 	span         trace.Span
+	lines        [5]string // values of the headers below, which need a slice each
+}
+
+// The places in lines.
+const (
+	lineID = iota
+	lineLength
+	lineLimit
+	lineRemaining
+	lineReset
+)
+
+// setLine sets a header to one value, without a slice of its own. The name must be in its canonical form.
+func (c *call) setLine(name string, place int, value string) {
+	c.lines[place] = value
+	c.Header()[name] = c.lines[place : place+1 : place+1]
 }
 
 type callKey struct{}
@@ -211,7 +227,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for i := range s.fixed {
 		h[s.fixed[i].name] = s.fixed[i].value
 	}
-	h["X-Request-Id"] = []string{c.id}
+	c.setLine("X-Request-Id", lineID, c.id)
 	if len(s.origins) > 0 && s.cors(c, r) {
 		return
 	}
@@ -281,7 +297,7 @@ func (c *call) panicked(r *http.Request, p any) (abort bool) {
 			delete(h, name) // what the handler meant for another answer
 		}
 	}
-	h["X-Request-Id"] = []string{c.id}
+	c.setLine("X-Request-Id", lineID, c.id)
 	c.status = 0
 	WriteError(c, r, levee.E(levee.CodeInternal, "internal error"))
 	return false
@@ -316,7 +332,7 @@ func (c *call) logEvent(r *http.Request, rt *route, took time.Duration) {
 		attrs = append(attrs, slog.String("path", levee.Shorten(r.URL.Path, 200)))
 	}
 	attrs = append(attrs, slog.Int("status", c.status), slog.Duration("duration", took), slog.Int64("bytes", c.bytes),
-		slog.String("request_id", c.id), slog.Any("client", c.client))
+		slog.String("request_id", c.id), slog.String("client", c.client.String()))
 	if c.actor.SignedIn() {
 		attrs = append(attrs, slog.Int64("user", int64(c.actor.User)))
 	}

@@ -66,8 +66,14 @@ func readBody(buf *bytes.Buffer, r *http.Request, max int64) error {
 	if max > 0 && r.ContentLength > max {
 		return errTooLarge(max, r.ContentLength)
 	}
-	if n := r.ContentLength; n > 0 && n <= 64<<10 {
-		buf.Grow(int(n) + bytes.MinRead) // what a caller announces is believed only up to here
+	if n := r.ContentLength; n > 0 && n <= 64<<10 { // what a caller announces is believed only up to here
+		buf.Grow(int(n))
+		whole := buf.AvailableBuffer()[:n]
+		if _, err := io.ReadFull(r.Body, whole); err != nil {
+			return bodyError(err)
+		}
+		_, _ = buf.Write(whole) // never fails
+		return nil
 	}
 	var from io.Reader = r.Body
 	if max > 0 {
@@ -119,11 +125,11 @@ func (b *noteBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bodyDeadline is how long a body of at most max bytes may take: the usual time, or longer where it would ask for more than
+// bodyDeadline is how long a body of this many bytes may take: the usual time, or longer where that would ask for more than
 // 64 KiB a second.
-func (s *Server) bodyDeadline(max int64) time.Duration {
-	d := time.Duration(max>>16) * time.Second
-	if usual := s.cfg.RequestTimeout + bodyGrace; d < usual {
+func (s *Server) bodyDeadline(size int64) time.Duration {
+	d := time.Duration(size>>16) * time.Second
+	if usual := s.cfg.RequestTimeout + s.bodyGrace; d < usual {
 		return usual
 	}
 	return d

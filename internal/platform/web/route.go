@@ -272,10 +272,9 @@ func (s *Server) throttle(c *call, n limit.Name) error {
 	if d.Limit == 0 {
 		return d.Err()
 	}
-	h := c.Header()
-	h["Ratelimit-Limit"] = []string{strconv.Itoa(d.Limit)}
-	h["Ratelimit-Remaining"] = []string{strconv.Itoa(d.Remaining)}
-	h["Ratelimit-Reset"] = []string{strconv.FormatInt(int64((d.Reset+time.Second-1)/time.Second), 10)}
+	c.setLine("Ratelimit-Limit", lineLimit, strconv.Itoa(d.Limit))
+	c.setLine("Ratelimit-Remaining", lineRemaining, strconv.Itoa(d.Remaining))
+	c.setLine("Ratelimit-Reset", lineReset, strconv.FormatInt(int64((d.Reset+time.Second-1)/time.Second), 10))
 	return d.Err()
 }
 
@@ -321,11 +320,15 @@ func (c *call) limitTime(r *http.Request) context.CancelFunc {
 		return func() { unhook(); cancel() }
 	}
 	usual := c.s.cfg.RequestTimeout
-	if read := c.s.bodyDeadline(rt.bodyMax); rt.timeout > usual || (r.ContentLength != 0 && read > usual+bodyGrace) {
+	size := rt.bodyMax
+	if r.ContentLength >= 0 {
+		size = min(size, r.ContentLength)
+	}
+	if read := c.s.bodyDeadline(size); rt.timeout > usual || (r.ContentLength != 0 && read > usual+c.s.bodyGrace) {
 		rc := http.NewResponseController(c.ResponseWriter)
-		whole := max(read, rt.timeout+bodyGrace)
+		whole := max(read, rt.timeout+c.s.bodyGrace)
 		_ = rc.SetReadDeadline(c.start.Add(whole))
-		_ = rc.SetWriteDeadline(c.start.Add(whole + rt.timeout + writeGrace))
+		_ = rc.SetWriteDeadline(c.start.Add(whole + rt.timeout + c.s.writeGrace))
 	}
 	ctx, cancel := context.WithTimeout(c.Context, rt.timeout)
 	c.Context = ctx

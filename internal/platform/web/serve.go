@@ -47,8 +47,8 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: s.cfg.ReadHeaderTimeout,
-		ReadTimeout:       s.cfg.RequestTimeout + bodyGrace,
-		WriteTimeout:      s.cfg.RequestTimeout + bodyGrace + writeGrace,
+		ReadTimeout:       s.cfg.RequestTimeout + s.bodyGrace,
+		WriteTimeout:      s.cfg.RequestTimeout + s.bodyGrace + s.writeGrace,
 		IdleTimeout:       s.cfg.IdleTimeout,
 		MaxHeaderBytes:    s.cfg.HeaderMax,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what callers do to their own connections
@@ -107,11 +107,10 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		<-l.slots
 		return nil, err
 	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		// A caller who vanished without a word is noticed even on a stream that sends nothing.
-		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4})
-	}
-	return &boundedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
+	tcp := c.(*net.TCPConn) //nolint:errcheck // the listener is a TCP one
+	// A caller who vanished without a word is noticed even on a stream that sends nothing.
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4})
+	return &boundedConn{TCPConn: tcp, release: sync.OnceFunc(func() { <-l.slots })}, nil
 }
 
 func (l *boundedListener) Close() error {
@@ -119,13 +118,14 @@ func (l *boundedListener) Close() error {
 	return l.Listener.Close()
 }
 
+// boundedConn is a TCP connection in all but its end: net/http closes one side first, and sends files without copying.
 type boundedConn struct {
-	net.Conn
+	*net.TCPConn
 	release func()
 }
 
 func (c *boundedConn) Close() error {
-	err := c.Conn.Close()
+	err := c.TCPConn.Close()
 	c.release()
 	return err
 }

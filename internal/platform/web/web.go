@@ -100,6 +100,8 @@ type Server struct {
 	fast    func(http.ResponseWriter, *http.Request) bool
 	home    http.Handler
 
+	bodyGrace, writeGrace time.Duration
+
 	proxies []netip.Prefix
 	origins map[string]bool
 	csrf    *http.CrossOriginProtection
@@ -137,7 +139,7 @@ func New(cfg Config, p Parts) (_ *Server, err error) {
 	}
 	s := &Server{
 		cfg: cfg, parts: p, log: p.Obs.Named("web"), clock: p.Obs.Clock, metrics: newMetrics(p.Obs.Metrics),
-		mux: http.NewServeMux(), origins: map[string]bool{}, csrf: http.NewCrossOriginProtection(),
+		mux: http.NewServeMux(), bodyGrace: bodyGrace, writeGrace: writeGrace, origins: map[string]bool{}, csrf: http.NewCrossOriginProtection(),
 	}
 	if s.clock == nil {
 		s.clock = time.Now

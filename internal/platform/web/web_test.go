@@ -562,7 +562,7 @@ func TestLimitKeys(t *testing.T) {
 func TestOneEventPerRequest(t *testing.T) {
 	s := newSite(t, Config{})
 	s.ask("PUT", "/v1/secrets", `{"title":"a"}`, append(auth("operator"), "X-Request-Id", "forged")...).want(t, 200)
-	s.ask("GET", "/v1/nothing\r\nINJECTED", "")
+	s.ask("GET", "/v1/nothing%0D%0AINJECTED", "")
 	s.ask("GET", "/v1/fail/plain", "").want(t, 500)
 	events := s.log.events("request")
 	if len(events) != 3 {

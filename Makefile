@@ -1,0 +1,53 @@
+# Levee. `make help` lists the targets.
+SHELL := /bin/bash
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X levee/internal/app.Version=$(VERSION)
+KILLS ?= 200
+SEEDS ?= 10000
+
+.PHONY: help run build test check lint generate bench chaos simulate release clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: build ## Serve the product with demonstration data (stop with Ctrl-C)
+	./bin/levee demo
+
+build: ## Build bin/levee
+	@mkdir -p bin
+	go build -ldflags '$(LDFLAGS)' -o bin/levee ./cmd/levee
+
+test: lint ## Run every test: all suites, the race detector on what is concurrent, both SQLite drivers
+	go test -timeout 30m ./...
+	CGO_ENABLED=0 go test -timeout 15m ./internal/platform/db ./internal/order
+	@if [ "$$(go env CGO_ENABLED)" = 1 ]; then \
+		go test -race -short -timeout 30m ./internal/sale ./internal/order ./internal/platform/event ./internal/platform/job \
+			./internal/platform/cache ./internal/platform/limit ./internal/platform/push; \
+	else echo "no C compiler: the race detector is left out"; fi
+
+check: lint ## The quick loop: formatting, vet, the house's walls, the rooms and the house (under a minute)
+	go test -short . ./internal/app ./internal/sale ./internal/order ./internal/platform/cache ./internal/platform/limit ./cmd/...
+
+lint: ## Formatting and vet
+	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+	go vet ./...
+
+generate: ## Write the goldens of the house anew
+	go test ./internal/app -run TestGoldens -update
+
+bench: build ## Measure, each figure beside its limit in one run, and write docs/performance.md's table
+	go test ./test/bench -run TestReport -bench.write -timeout 30m -v
+
+chaos: ## Kill the server at random moments, KILLS times
+	go test ./test/chaos -timeout 60m -v -args -chaos.kills=$(KILLS)
+
+simulate: ## Run SEEDS seeds of the simulation
+	go test ./internal/sale -run 'TestSimulation' -timeout 60m -v -args -sim.seeds=$(SEEDS)
+
+release: ## Build the release binary for this machine into dist/
+	@mkdir -p dist
+	go build -trimpath -ldflags '$(LDFLAGS)' -o dist/levee-$(VERSION)-$$(go env GOOS)-$$(go env GOARCH) ./cmd/levee
+
+clean: ## Remove what was built and the demonstration's data
+	rm -rf bin dist data/demo

@@ -1,0 +1,429 @@
+CREATE TABLE catalog_movement (
+  id INTEGER NOT NULL PRIMARY KEY,
+  sku_id BIGINT NOT NULL,
+  delta BIGINT NOT NULL,
+  reason VARCHAR(40) NOT NULL,
+  ref VARCHAR(190) NOT NULL,
+  actor_id BIGINT NOT NULL,
+  at BIGINT NOT NULL
+);
+
+CREATE INDEX catalog_movement_sku ON catalog_movement (sku_id, id);
+
+CREATE TABLE catalog_picture (
+  id INTEGER NOT NULL PRIMARY KEY,
+  product_id BIGINT NOT NULL,
+  alt VARCHAR(190) NOT NULL,
+  media_type VARCHAR(32) NOT NULL,
+  width BIGINT NOT NULL,
+  height BIGINT NOT NULL,
+  size BIGINT NOT NULL,
+  sha256 CHAR(64) NOT NULL,
+  created_at BIGINT NOT NULL,
+  data MEDIUMBLOB NOT NULL
+);
+
+CREATE INDEX catalog_picture_product ON catalog_picture (product_id, id);
+
+CREATE TABLE catalog_product (
+  id INTEGER NOT NULL PRIMARY KEY,
+  code VARCHAR(190) NOT NULL,
+  title VARCHAR(190) NOT NULL,
+  title_key VARCHAR(190) NOT NULL,
+  description TEXT NOT NULL,
+  state VARCHAR(16) NOT NULL,
+  version BIGINT NOT NULL,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX catalog_product_code ON catalog_product (code);
+
+CREATE INDEX catalog_product_state ON catalog_product (state, id);
+
+CREATE INDEX catalog_product_title ON catalog_product (title_key, id);
+
+CREATE TABLE catalog_sku (
+  id INTEGER NOT NULL PRIMARY KEY,
+  product_id BIGINT NOT NULL,
+  code VARCHAR(190) NOT NULL,
+  name VARCHAR(190) NOT NULL,
+  price_minor BIGINT NOT NULL,
+  currency CHAR(3) NOT NULL,
+  on_hand BIGINT NOT NULL,
+  version BIGINT NOT NULL,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL,
+  CONSTRAINT catalog_sku_on_hand CHECK (on_hand >= 0)
+);
+
+CREATE UNIQUE INDEX catalog_sku_code ON catalog_sku (code);
+
+CREATE INDEX catalog_sku_product ON catalog_sku (product_id, id);
+
+CREATE TABLE db_migration (
+  owner VARCHAR(64) NOT NULL,
+  name VARCHAR(190) NOT NULL,
+  checksum CHAR(64) NOT NULL,
+  applied_at BIGINT NOT NULL,
+  PRIMARY KEY (owner, name)
+);
+
+CREATE TABLE event_inbox (
+  event_id BIGINT NOT NULL,
+  listener VARCHAR(190) NOT NULL,
+  done SMALLINT NOT NULL,
+  attempts INT NOT NULL,
+  retry_at BIGINT NOT NULL,
+  error TEXT NOT NULL,
+  PRIMARY KEY (event_id, listener)
+);
+
+CREATE TABLE event_outbox (
+  id INTEGER NOT NULL PRIMARY KEY,
+  name VARCHAR(190) NOT NULL,
+  event_key BIGINT NOT NULL,
+  payload TEXT NOT NULL
+);
+
+CREATE TABLE event_parked (
+  event_id BIGINT NOT NULL,
+  listener VARCHAR(190) NOT NULL,
+  name VARCHAR(190) NOT NULL,
+  event_key BIGINT NOT NULL,
+  payload TEXT NOT NULL,
+  attempts INT NOT NULL,
+  error TEXT NOT NULL,
+  parked_at BIGINT NOT NULL,
+  PRIMARY KEY (event_id, listener)
+);
+
+CREATE INDEX event_parked_at ON event_parked (parked_at);
+
+CREATE TABLE event_relay (
+  id INTEGER NOT NULL PRIMARY KEY,
+  fence BIGINT NOT NULL,
+  lease_until BIGINT NOT NULL
+);
+
+CREATE TABLE identity_audit (
+  id           INTEGER       NOT NULL PRIMARY KEY,
+  at           BIGINT       NOT NULL,
+  actor_id     BIGINT       NOT NULL,
+  action       VARCHAR(190) NOT NULL,
+  subject_kind SMALLINT     NOT NULL,
+  subject_id   BIGINT       NOT NULL,
+  before_state TEXT         NOT NULL,
+  after_state  TEXT         NOT NULL,
+  address      VARCHAR(190) NOT NULL,
+  request_id   VARCHAR(190) NOT NULL
+);
+
+CREATE INDEX identity_audit_actor ON identity_audit (actor_id, id);
+
+CREATE INDEX identity_audit_subject ON identity_audit (subject_id, id);
+
+CREATE TABLE identity_credential (
+  user_id    BIGINT       NOT NULL,
+  kind       SMALLINT     NOT NULL,
+  hash       VARCHAR(190) NOT NULL,
+  changed_at BIGINT       NOT NULL,
+  PRIMARY KEY (user_id, kind)
+);
+
+CREATE TABLE identity_session (
+  id            INTEGER       NOT NULL PRIMARY KEY,
+  user_id       BIGINT       NOT NULL,
+  kind          SMALLINT     NOT NULL,
+  secret_hash   VARCHAR(190) NOT NULL,
+  previous_hash VARCHAR(190) NOT NULL,
+  salt          VARCHAR(190) NOT NULL,
+  generation    BIGINT       NOT NULL,
+  rotated_at    BIGINT       NOT NULL,
+  address       VARCHAR(190) NOT NULL,
+  agent         VARCHAR(190) NOT NULL,
+  created_at    BIGINT       NOT NULL,
+  seen_at       BIGINT       NOT NULL,
+  expires_at    BIGINT       NOT NULL,
+  ended_at      BIGINT,
+  ended_why     VARCHAR(190) NOT NULL
+);
+
+CREATE INDEX identity_session_expiry ON identity_session (expires_at);
+
+CREATE INDEX identity_session_user ON identity_session (user_id, id);
+
+CREATE TABLE identity_user (
+  id              INTEGER       NOT NULL PRIMARY KEY,
+  name            VARCHAR(190) NOT NULL,
+  name_key        VARCHAR(190),
+  phone           VARCHAR(190),
+  roles           BIGINT       NOT NULL,
+  disabled        SMALLINT     NOT NULL,
+  disabled_reason TEXT         NOT NULL,
+  version         BIGINT       NOT NULL,
+  created_at      BIGINT       NOT NULL,
+  updated_at      BIGINT       NOT NULL
+);
+
+CREATE UNIQUE INDEX identity_user_name ON identity_user (name_key);
+
+CREATE UNIQUE INDEX identity_user_phone ON identity_user (phone);
+
+CREATE INDEX identity_user_roles ON identity_user (roles, id);
+
+CREATE TABLE job_dead (
+  id INTEGER NOT NULL PRIMARY KEY,
+  kind VARCHAR(190) NOT NULL,
+  pool VARCHAR(190) NOT NULL,
+  args TEXT NOT NULL,
+  unique_key VARCHAR(190) NULL,
+  attempts INT NOT NULL,
+  error TEXT NOT NULL,
+  dead_at BIGINT NOT NULL
+);
+
+CREATE INDEX job_dead_at ON job_dead (dead_at);
+
+CREATE TABLE job_period (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  every_us BIGINT NOT NULL,
+  next_at BIGINT NOT NULL,
+  lease_until BIGINT NOT NULL,
+  fence BIGINT NOT NULL,
+  attempts INT NOT NULL,
+  error TEXT NOT NULL
+);
+
+CREATE TABLE job_task (
+  id INTEGER NOT NULL PRIMARY KEY,
+  kind VARCHAR(190) NOT NULL,
+  pool VARCHAR(190) NOT NULL,
+  args TEXT NOT NULL,
+  unique_key VARCHAR(190) NULL,
+  due_at BIGINT NULL,
+  lease_until BIGINT NULL,
+  fence BIGINT NOT NULL,
+  attempts INT NOT NULL,
+  crashes INT NOT NULL,
+  error TEXT NOT NULL
+);
+
+CREATE INDEX job_task_due ON job_task (pool, due_at);
+
+CREATE INDEX job_task_lease ON job_task (lease_until);
+
+CREATE UNIQUE INDEX job_task_unique ON job_task (unique_key);
+
+CREATE TABLE order_head (
+  id INTEGER NOT NULL PRIMARY KEY,
+  buyer_id BIGINT NOT NULL,
+  source VARCHAR(32) NOT NULL,
+  source_ref BIGINT NOT NULL,
+  state SMALLINT NOT NULL DEFAULT 1,
+  total_minor BIGINT NOT NULL,
+  currency CHAR(3) NOT NULL,
+  due_at BIGINT,
+  postponed BIGINT NOT NULL DEFAULT 0,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL DEFAULT 0,
+  version BIGINT NOT NULL DEFAULT 1
+);
+
+CREATE INDEX order_head_buyer ON order_head (buyer_id, id);
+
+CREATE INDEX order_head_due ON order_head (due_at) WHERE due_at IS NOT NULL;
+
+CREATE TABLE order_history (
+  order_id BIGINT NOT NULL,
+  version BIGINT NOT NULL,
+  from_state SMALLINT NOT NULL,
+  to_state SMALLINT NOT NULL,
+  actor_id BIGINT NOT NULL,
+  ref BIGINT NOT NULL,
+  reason VARCHAR(190) NOT NULL,
+  at BIGINT NOT NULL,
+  PRIMARY KEY (order_id, version)
+) WITHOUT ROWID;
+
+CREATE TABLE order_item (
+  order_id BIGINT NOT NULL,
+  line SMALLINT NOT NULL,
+  sku_id BIGINT NOT NULL,
+  product_id BIGINT NOT NULL,
+  title VARCHAR(190) NOT NULL,
+  quantity BIGINT NOT NULL,
+  price_minor BIGINT NOT NULL,
+  PRIMARY KEY (order_id, line)
+) WITHOUT ROWID;
+
+CREATE TABLE payment_attempt (
+  id INTEGER NOT NULL PRIMARY KEY,
+  order_id BIGINT NOT NULL,
+  number SMALLINT NOT NULL,
+  buyer_id BIGINT NOT NULL,
+  provider VARCHAR(32) NOT NULL,
+  state SMALLINT NOT NULL,
+  paid_order SMALLINT NOT NULL,
+  amount_minor BIGINT NOT NULL,
+  currency CHAR(3) NOT NULL,
+  provider_ref VARCHAR(190) NOT NULL,
+  pay_by BIGINT NOT NULL,
+  ask_at BIGINT,
+  asked BIGINT NOT NULL,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX payment_attempt_ask ON payment_attempt (ask_at);
+
+CREATE UNIQUE INDEX payment_attempt_order ON payment_attempt (order_id, number);
+
+CREATE TABLE payment_notification (
+  id INTEGER NOT NULL PRIMARY KEY,
+  provider VARCHAR(32) NOT NULL,
+  notification_id VARCHAR(190) NOT NULL,
+  attempt_id BIGINT NOT NULL,
+  status SMALLINT NOT NULL,
+  received_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX payment_notification_once ON payment_notification (provider, notification_id);
+
+CREATE TABLE payment_refund (
+  id INTEGER NOT NULL PRIMARY KEY,
+  attempt_id BIGINT NOT NULL,
+  order_id BIGINT NOT NULL,
+  state SMALLINT NOT NULL,
+  for_order SMALLINT NOT NULL,
+  amount_minor BIGINT NOT NULL,
+  currency CHAR(3) NOT NULL,
+  reason VARCHAR(190) NOT NULL,
+  actor_id BIGINT NOT NULL,
+  due_at BIGINT,
+  tries BIGINT NOT NULL,
+  last_error VARCHAR(190) NOT NULL,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX payment_refund_attempt ON payment_refund (attempt_id);
+
+CREATE INDEX payment_refund_due ON payment_refund (due_at);
+
+CREATE TABLE payment_sandbox_refund (
+  id INTEGER NOT NULL PRIMARY KEY,
+  out_request_no VARCHAR(190) NOT NULL,
+  trade_id BIGINT NOT NULL,
+  amount_minor BIGINT NOT NULL,
+  at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX payment_sandbox_refund_out ON payment_sandbox_refund (out_request_no);
+
+CREATE INDEX payment_sandbox_refund_trade ON payment_sandbox_refund (trade_id);
+
+CREATE TABLE payment_sandbox_trade (
+  id INTEGER NOT NULL PRIMARY KEY,
+  out_trade_no VARCHAR(190) NOT NULL,
+  order_no VARCHAR(190) NOT NULL,
+  amount_minor BIGINT NOT NULL,
+  currency CHAR(3) NOT NULL,
+  notify_url TEXT NOT NULL,
+  state SMALLINT NOT NULL,
+  expire_at BIGINT NOT NULL,
+  pay_at BIGINT,
+  paid_at BIGINT NOT NULL,
+  notify_id BIGINT NOT NULL,
+  notify_at BIGINT,
+  notify_tries BIGINT NOT NULL
+);
+
+CREATE INDEX payment_sandbox_trade_notify ON payment_sandbox_trade (notify_at);
+
+CREATE UNIQUE INDEX payment_sandbox_trade_out ON payment_sandbox_trade (out_trade_no);
+
+CREATE INDEX payment_sandbox_trade_pay ON payment_sandbox_trade (pay_at);
+
+CREATE TABLE sale_act (
+  id INTEGER NOT NULL PRIMARY KEY,
+  sale_id BIGINT NOT NULL,
+  act VARCHAR(40) NOT NULL,
+  units BIGINT NOT NULL,
+  reason VARCHAR(190) NOT NULL,
+  detail TEXT NOT NULL,
+  actor_id BIGINT NOT NULL,
+  at BIGINT NOT NULL
+);
+
+CREATE INDEX sale_act_sale ON sale_act (sale_id, id);
+
+CREATE TABLE sale_head (
+  id INTEGER NOT NULL PRIMARY KEY,
+  title VARCHAR(190) NOT NULL,
+  product_id BIGINT NOT NULL,
+  sku_id BIGINT NOT NULL,
+  price_minor BIGINT NOT NULL,
+  currency CHAR(3) NOT NULL,
+  planned_units BIGINT NOT NULL,
+  per_buyer INTEGER NOT NULL,
+  starts_at BIGINT NOT NULL,
+  ends_at BIGINT NOT NULL,
+  pay_within_us BIGINT NOT NULL,
+  state VARCHAR(20) NOT NULL,
+  forced_sold_out SMALLINT NOT NULL,
+  admission SMALLINT NOT NULL,
+  rehearsal SMALLINT NOT NULL,
+  version BIGINT NOT NULL,
+  created_by BIGINT NOT NULL,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX sale_head_state ON sale_head (state, ends_at);
+
+CREATE TABLE sale_ledger (
+  id INTEGER NOT NULL PRIMARY KEY,
+  sale_id BIGINT NOT NULL,
+  kind VARCHAR(20) NOT NULL,
+  quantity BIGINT NOT NULL,
+  reservation_id BIGINT NOT NULL,
+  actor_id BIGINT NOT NULL,
+  reason VARCHAR(190) NOT NULL,
+  at BIGINT NOT NULL
+);
+
+CREATE INDEX sale_ledger_sale ON sale_ledger (sale_id, id);
+
+CREATE TABLE sale_reservation (
+  id INTEGER NOT NULL PRIMARY KEY,
+  sale_id BIGINT NOT NULL,
+  buyer_id BIGINT NOT NULL,
+  quantity INTEGER NOT NULL,
+  state SMALLINT NOT NULL,
+  key_hash BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX sale_reservation_buyer ON sale_reservation (sale_id, buyer_id);
+
+CREATE TABLE sale_stock (
+  sale_id INTEGER NOT NULL PRIMARY KEY,
+  offered BIGINT NOT NULL,
+  remaining BIGINT NOT NULL,
+  reserved BIGINT NOT NULL,
+  sold BIGINT NOT NULL,
+  withdrawn BIGINT NOT NULL
+);
+
+CREATE TABLE web_answer (
+  actor_id BIGINT NOT NULL,
+  route VARCHAR(190) NOT NULL,
+  idem_key VARCHAR(190) NOT NULL,
+  body_hash CHAR(64) NOT NULL,
+  answer TEXT NOT NULL,
+  created_at BIGINT NOT NULL,
+  PRIMARY KEY (actor_id, route, idem_key)
+);
+
+CREATE INDEX web_answer_created ON web_answer (created_at);
