@@ -1,25 +1,16 @@
 package db
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
-
-	"levee"
-	"levee/internal/platform/obs"
 )
 
 func TestOpenRefuses(t *testing.T) {

@@ -357,7 +357,12 @@ func TestWakesAtOnce(t *testing.T) {
 		defer stop()
 		for n := range 50 {
 			time.Sleep(300 * time.Millisecond) // of the bubble's clock: off the beat of the poll
-			err := h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error { return b.Emit(ctx, tx, noted{Key: 1, N: n}) })
+			err := h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error {
+				if n%2 == 0 {
+					return b.EmitMany(ctx, tx, noted{Key: 1, N: n})
+				}
+				return b.Emit(ctx, tx, noted{Key: 1, N: n})
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
