@@ -113,6 +113,10 @@ func (s *Service) changeTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, ve
 			if !now.Before(v.StartsAt) && (t.Price != v.Price || !t.StartsAt.Equal(v.StartsAt) || t.Admission != v.Admission) {
 				return Act{}, levee.E(levee.CodeConflict, "price, starts_at and admission are fixed once a sale has started")
 			}
+			if !now.Before(v.StartsAt) && t.PerBuyer < v.PerBuyer {
+				// Who holds more already would be over a limit that he never broke.
+				return Act{}, levee.E(levee.CodeConflict, "per_buyer can only be raised once a sale has started, it is %d", v.PerBuyer)
+			}
 		} else {
 			sku, err := s.Catalog.SKUByID(ctx, t.SKU)
 			if err != nil {

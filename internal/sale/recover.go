@@ -64,6 +64,7 @@ type Account struct {
 	Gate         gateNumbers
 	// OverLimit counts buyers who hold more than they may: always 0.
 	OverLimit int64
+	inGate    int64 // what the gate must count: SQL's remaining at the moment of Gate
 	// Problems names every book that does not balance; empty is what it must be.
 	Problems []string
 }
@@ -76,43 +77,56 @@ func (a *Account) Balanced() bool { return len(a.Problems) == 0 }
 
 // GateAgrees reports whether the gate of this node counts what SQL counts. An ended sale needs no gate.
 func (a *Account) GateAgrees() bool {
-	return a.Sale.State == StateEnded || a.Sale.State == StateDraft || a.Gate.Warm && a.Gate.Remaining+a.Gate.Unsettled == a.Stock.Remaining
+	return a.Sale.State == StateEnded || a.Sale.State == StateDraft || a.Gate.Warm && a.Gate.Remaining+a.Gate.Unsettled == a.inGate
 }
 
-// Prove adds up a sale's books in one snapshot and names every difference. The gate's numbers are those of the same commit: every
-// change of stock in SQL reaches the gate in the order of the commits, so remaining + unsettled there is remaining here, exactly,
-// however many purchases are under way.
+// Prove adds up a sale's books in one snapshot and names every difference, and sets the gate beside SQL. It reads beside the
+// writer, so nobody who buys waits for it.
 func (s *Service) Prove(ctx context.Context, sale levee.SaleID) (a *Account, err error) {
 	defer levee.Wrap(&err, "sale.Prove(%d)", sale)
-	err = s.DB.Tx(ctx, "sale.prove", func(ctx context.Context, tx *db.Tx) error {
-		if a, err = s.proveTx(ctx, tx, sale); err != nil {
-			return err
-		}
-		if l := s.liveByID(sale); l != nil {
-			tx.AtCommit(func() { a.Gate = l.gate.move(0, 0, 0) })
-		}
-		return nil
-	})
-	return a, err
+	return s.prove(ctx, sale, true)
 }
 
-func (s *Service) proveTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (*Account, error) {
-	v, stock, err := s.lockSale(ctx, tx, sale)
+// prove is Prove; deep also looks at every buyer's limit, which reads a million rows where the rest reads a few sums.
+func (s *Service) prove(ctx context.Context, sale levee.SaleID, deep bool) (*Account, error) {
+	a := &Account{}
+	err := s.snapshot(ctx, func(read reader) (err error) {
+		if a.Sale, a.Stock, err = s.readSale(ctx, read, sale); err != nil {
+			return err
+		}
+		if a.Reservations, err = reservationSums(ctx, read, a.Sale); err != nil {
+			return err
+		}
+		if a.Ledger, err = ledgerSums(ctx, read, sale); err != nil {
+			return err
+		}
+		if deep {
+			a.OverLimit, err = overLimit(ctx, read, a.Sale)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	a := &Account{Sale: v, Stock: stock}
-	if a.Reservations, err = s.reservationSums(ctx, tx, v); err != nil {
-		return nil, err
-	}
-	if a.Ledger, err = s.ledgerSums(ctx, tx, sale); err != nil {
-		return nil, err
-	}
-	if a.OverLimit, err = s.overLimit(ctx, tx, v); err != nil {
-		return nil, err
-	}
 	a.Problems = a.differences()
-	return a, nil
+	return a, s.compareGate(ctx, a)
+}
+
+// compareGate reads the gate's numbers at a commit. Every change of stock in SQL reaches the gate in the order of the commits, so
+// there remaining + unsettled is SQL's remaining, exactly, however many purchases are under way.
+func (s *Service) compareGate(ctx context.Context, a *Account) error {
+	l := s.liveByID(a.Sale.ID)
+	if l == nil {
+		return nil
+	}
+	return s.DB.Tx(ctx, "sale.compare", func(ctx context.Context, tx *db.Tx) error {
+		stock, err := s.stockTx(ctx, tx, a.Sale.ID)
+		if err != nil {
+			return err
+		}
+		tx.AtCommit(func() { a.Gate, a.inGate = l.gate.move(0, 0, 0), stock.Remaining })
+		return nil
+	})
 }
 
 func (a *Account) differences() []string {
@@ -146,7 +160,7 @@ func (s *Service) reconcileAll(ctx context.Context) {
 // reconcile proves a sale's account against SQL and repairs the fast path from SQL. Books in SQL that do not balance are
 // a defect: they are logged and counted, never "repaired" by guessing.
 func (s *Service) reconcile(ctx context.Context, l *live) error {
-	a, err := s.Prove(ctx, l.view.Load().ID)
+	a, err := s.prove(ctx, l.view.Load().ID, false)
 	if err != nil {
 		return err
 	}

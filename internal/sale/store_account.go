@@ -2,6 +2,7 @@ package sale
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"levee"
@@ -37,47 +38,83 @@ func (s *Service) holdings(ctx context.Context, tx *db.Tx, v *Sale) ([]holding, 
 	return list, rows.Err()
 }
 
-func (s *Service) reservationSums(ctx context.Context, tx *db.Tx, v *Sale) (map[ReservationState]Sum, error) {
-	rows, err := tx.Query(ctx, "SELECT state, COUNT(*), SUM(quantity) FROM sale_reservation WHERE id>=? AND +sale_id=? GROUP BY state", sinceSale(v), v.ID)
+// reader runs queries in one snapshot.
+type reader func(ctx context.Context, query string, args ...any) (*db.Rows, error)
+
+// snapshot gives several reads one view of the database, beside the writer.
+func (s *Service) snapshot(ctx context.Context, fn func(reader) error) error {
+	tx, err := s.DB.Read(ctx).BeginTx(ctx, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer rows.Close()
-	sums := map[ReservationState]Sum{}
-	for rows.Next() {
-		var state ReservationState
-		var sum Sum
-		if err := rows.Scan(&state, &sum.Count, &sum.Units); err != nil {
-			return nil, err
-		}
-		sums[state] = sum
-	}
-	return sums, rows.Err()
+	return errors.Join(fn(tx.QueryContext), tx.Rollback())
 }
 
-func (s *Service) ledgerSums(ctx context.Context, tx *db.Tx, sale levee.SaleID) (map[string]int64, error) {
-	rows, err := tx.Query(ctx, "SELECT kind, SUM(quantity) FROM sale_ledger WHERE sale_id=? GROUP BY kind", sale)
+func (s *Service) readSale(ctx context.Context, read reader, sale levee.SaleID) (v *Sale, st Stock, err error) {
+	rows, err := read(ctx, "SELECT "+headColumns+" FROM sale_head WHERE id=?", sale)
+	if err = one(rows, err, func() (err error) { v, err = scanSale(rows); return err }); err != nil {
+		return nil, st, err
+	}
+	rows, err = read(ctx, "SELECT "+stockColumns+" FROM sale_stock WHERE sale_id=?", sale)
+	err = one(rows, err, func() (err error) { st, err = scanStock(rows); return err })
+	return v, st, err
+}
+
+// one scans the only row of a sale, or fails with CodeNotFound.
+func one(rows *db.Rows, err error, scan func() error) error {
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer rows.Close()
-	sums := map[string]int64{}
+	if !rows.Next() {
+		return errors.Join(rows.Err(), errNoSale)
+	}
+	return errors.Join(scan(), rows.Err())
+}
+
+// each scans every row.
+func each(rows *db.Rows, err error, scan func() error) error {
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
 	for rows.Next() {
+		if err := scan(); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func reservationSums(ctx context.Context, read reader, v *Sale) (map[ReservationState]Sum, error) {
+	sums := map[ReservationState]Sum{}
+	rows, err := read(ctx, "SELECT state, COUNT(*), SUM(quantity) FROM sale_reservation WHERE id>=? AND +sale_id=? GROUP BY state", sinceSale(v), v.ID)
+	return sums, each(rows, err, func() error {
+		var state ReservationState
+		var sum Sum
+		err := rows.Scan(&state, &sum.Count, &sum.Units)
+		sums[state] = sum
+		return err
+	})
+}
+
+func ledgerSums(ctx context.Context, read reader, sale levee.SaleID) (map[string]int64, error) {
+	sums := map[string]int64{}
+	rows, err := read(ctx, "SELECT kind, SUM(quantity) FROM sale_ledger WHERE sale_id=? GROUP BY kind", sale)
+	return sums, each(rows, err, func() error {
 		var kind string
 		var units int64
-		if err := rows.Scan(&kind, &units); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&kind, &units)
 		sums[kind] = units
-	}
-	return sums, rows.Err()
+		return err
+	})
 }
 
 // overLimit counts buyers who hold more than they may.
-func (s *Service) overLimit(ctx context.Context, tx *db.Tx, v *Sale) (n int64, err error) {
-	err = tx.QueryRow(ctx, "SELECT COUNT(*) FROM (SELECT buyer_id FROM sale_reservation WHERE sale_id=? AND state IN (1,2) "+
-		"GROUP BY buyer_id HAVING SUM(quantity) > ?) AS over_limit", v.ID, v.PerBuyer).Scan(&n)
-	return n, err
+func overLimit(ctx context.Context, read reader, v *Sale) (n int64, err error) {
+	rows, err := read(ctx, "SELECT COUNT(*) FROM (SELECT buyer_id FROM sale_reservation WHERE sale_id=? AND state IN (1,2) "+
+		"GROUP BY buyer_id HAVING SUM(quantity) > ?) AS over_limit", v.ID, v.PerBuyer)
+	return n, each(rows, err, func() error { return rows.Scan(&n) })
 }
 
 // outcomes walks the sale's reservations in id order after the given one, at most limit of them.

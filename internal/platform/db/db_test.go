@@ -212,7 +212,10 @@ func TestText(t *testing.T) {
 			t.Errorf("%q came back as %q", s, got)
 		}
 		var got string
-		if err := d.Read(ctx).NewSelect().Table("test_key").Column("k").Where("k = ?", s).Scan(ctx, &got); s != "a\x00b" && (err != nil || got != s) {
+		if s == "a\x00b" {
+			continue // bun writes values into the text, where a zero byte cannot stand
+		}
+		if err := d.Read(ctx).NewSelect().Table("test_key").Column("k").Where("k = ?", s).Scan(ctx, &got); err != nil || got != s {
 			t.Errorf("bun: %q came back as %q, %v", s, got, err)
 		}
 	}
@@ -492,7 +495,8 @@ func TestTwoOverOneObs(t *testing.T) {
 			t.Error("commits are not counted")
 		}
 	}
-	for _, name := range []string{"levee_db_commit_seconds", "levee_db_queue_transactions", "levee_db_wal_pages", "levee_db_failed_groups_total"} {
+	for _, name := range []string{"levee_db_commit_seconds", "levee_db_queue_transactions",
+		"levee_db_wal_pages", "levee_db_failed_groups_total"} {
 		if !found[name] {
 			t.Errorf("no metric %s", name)
 		}

@@ -142,7 +142,8 @@ func (f file) identify(c *conn) error {
 		return err
 	}
 	if app != int64(applicationID) && (app != int64(0) || tables != int64(0)) {
-		return levee.E(levee.CodeInternal, "%s is another program's database (application id %v, %v tables); choose another file", f.path, app, tables)
+		return levee.E(levee.CodeInternal, "%s is another program's database (application id %v, %v tables); choose another file",
+			f.path, app, tables)
 	}
 	version, err := get("PRAGMA user_version")
 	if err != nil {
@@ -169,11 +170,13 @@ func (f file) explain(err error) error {
 		return levee.E(levee.CodeUnavailable, "%s is locked by another process; end it (or wait for it) and start again", f.path).
 			After(retryAfter).Because(err)
 	case codeNotADB:
-		return levee.E(levee.CodeInternal, "%s is not a database, or its beginning is damaged; move it away or restore a backup", f.path).Because(err)
+		return levee.E(levee.CodeInternal, "%s is not a database, or its beginning is damaged; move it away or restore a backup", f.path).
+			Because(err)
 	case codeCorrupt:
 		return levee.E(levee.CodeInternal, "%s is damaged; restore a backup, with its -wal file if there is one", f.path).Because(err)
 	case codeReadOnly, codePerm, codeCantOpen:
-		return levee.E(levee.CodeInternal, "%s or its folder may not be written by this user; give it both, or change db.url", f.path).Because(err)
+		return levee.E(levee.CodeInternal, "%s or its folder may not be written by this user; give it both, or change db.url", f.path).
+			Because(err)
 	}
 	if reason == "" {
 		reason = "SQLite refused it"

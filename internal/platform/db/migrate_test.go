@@ -82,7 +82,8 @@ func TestMigrate(t *testing.T) {
 	wantCode(t, d.CheckMigrations(ctx, changed), levee.CodeInternal, "shop/0001_thing", "changed")
 	_, err = d.Migrate(ctx, changed)
 	wantCode(t, err, levee.CodeInternal, "changed")
-	late := []Schema{v2[0], {"cart", files("0000_early.sql", "CREATE TABLE cart_x (a BIGINT)", "0001_cart.sql", "CREATE TABLE cart_line (a BIGINT)")}}
+	late := []Schema{v2[0], {"cart", files("0000_early.sql", "CREATE TABLE cart_x (a BIGINT)",
+		"0001_cart.sql", "CREATE TABLE cart_line (a BIGINT)")}}
 	_, err = d.Migrate(ctx, late)
 	wantCode(t, err, levee.CodeInternal, "cart/0000_early", "higher number")
 
@@ -116,7 +117,8 @@ CREATE INDEX shop_thing_title ON shop_thing (title);
 // TestMigrateFails: a file is applied as a whole or not at all, and those before it stay.
 func TestMigrateFails(t *testing.T) {
 	d := open(t, testConfig(t))
-	bad := []Schema{{"shop", files("0001_a.sql", "CREATE TABLE shop_a (x BIGINT);", "0002_b.sql", "CREATE TABLE shop_b (x BIGINT); CREATE TABL oops;")}}
+	bad := []Schema{{"shop", files("0001_a.sql", "CREATE TABLE shop_a (x BIGINT);",
+		"0002_b.sql", "CREATE TABLE shop_b (x BIGINT); CREATE TABL oops;")}}
 	applied, err := d.Migrate(ctx, bad)
 	if err == nil || !strings.Contains(err.Error(), "shop/0002_b") || !strings.Contains(err.Error(), "oops") || len(applied) != 1 {
 		t.Fatal(applied, err)
@@ -227,7 +229,8 @@ func TestSplitSQL(t *testing.T) {
 		"UPDATE t SET returning_x = 'returning'": {{text: "UPDATE t SET returning_x = 'returning'", verb: "UPDATE"}},
 		"UPDATE t SET x = 1 returning x":         {{text: "UPDATE t SET x = 1 returning x", verb: "UPDATE", returning: true}},
 		"insert or rollback into t":              {{text: "insert or rollback into t", verb: "INSERT", orRollback: true}},
-		"CREATE TABLE t (x UNIQUE ON CONFLICT /**/ ROLLBACK)": {{text: "CREATE TABLE t (x UNIQUE ON CONFLICT /**/ ROLLBACK)", verb: "CREATE", orRollback: true}},
+		"CREATE TABLE t (x UNIQUE ON CONFLICT /**/ ROLLBACK)": {{
+			text: "CREATE TABLE t (x UNIQUE ON CONFLICT /**/ ROLLBACK)", verb: "CREATE", orRollback: true}},
 	} {
 		if diff := cmp.Diff(want, splitSQL(text), cmp.AllowUnexported(statement{})); diff != "" {
 			t.Errorf("%q: %s", text, diff)
@@ -237,7 +240,8 @@ func TestSplitSQL(t *testing.T) {
 
 // FuzzSplitSQL: SQLite and splitSQL must agree on where a statement ends, or a COMMIT could be smuggled in behind one.
 func FuzzSplitSQL(f *testing.F) {
-	for _, s := range []string{"SELECT 1", "SELECT 1;COMMIT", "SELECT ';' ; -- x\nCOMMIT", "SELECT 'a''b;c'", "/* x */SELECT 1;;", "SELECT [a;b]",
+	for _, s := range []string{"SELECT 1", "SELECT 1;COMMIT", "SELECT ';' ; -- x\nCOMMIT", "SELECT 'a''b;c'",
+		"/* x */SELECT 1;;", "SELECT [a;b]",
 		"SELECT \"a;\", `b;`;COMMIT", "SELECT 1 --;\n;COMMIT", "SELECT 1 /* ;", "SELECT 'x", "\x00;COMMIT", "SELECT 1;\x00COMMIT", "SELECT ?1, ?",
 		"\x00YCOMMIT", "\ufeff", "\ufeffCOMMIT", "SELECT\ufeff1"} {
 		f.Add(s)

@@ -174,7 +174,8 @@ func TestStatementsRefused(t *testing.T) {
 	mustExec(t, d, "INSERT INTO test_row (id) VALUES (1)")
 	err := d.Tx(ctx, "test", func(ctx context.Context, tx *Tx) error {
 		for _, q := range []string{
-			"COMMIT", " commit ;", "ROLLBACK", "BEGIN", "/* x */ END", "SAVEPOINT a", "RELEASE member", "ROLLBACK TO member", "PRAGMA synchronous = OFF",
+			"COMMIT", " commit ;", "ROLLBACK", "BEGIN", "/* x */ END", "SAVEPOINT a", "RELEASE member", "ROLLBACK TO member",
+			"PRAGMA synchronous = OFF",
 			"ATTACH 'x.db' AS x", "VACUUM", "INSERT OR ROLLBACK INTO test_row (id) VALUES (1)", "SELECT 1; SELECT 2", "", "-- nothing",
 			"INSERT INTO test_row (id) VALUES (?)", "SELECT x FROM nowhere", "SELEC",
 		} {

@@ -94,11 +94,11 @@ func TestPeriodicNeverOverlaps(t *testing.T) {
 			})
 		}
 		stop1, stop2 := h.run(h.jobs(Config{}, p())), h.run(h.jobs(Config{}, p()))
-		time.Sleep(10 * time.Minute)
+		time.Sleep(5 * time.Minute)
 		stop1()
 		stop2()
-		if fired < 13 || fired > 15 {
-			t.Errorf("%d firings of 40 s in 10 minutes", fired)
+		if fired < 6 || fired > 8 {
+			t.Errorf("%d firings of 40 s in 5 minutes", fired)
 		}
 	})
 }
@@ -151,7 +151,7 @@ func TestPeriodicInterrupted(t *testing.T) {
 		if err != nil || len(again) != 0 {
 			t.Fatal("a firing was taken twice", again, err)
 		}
-		stop := h.run(h.jobs(Config{}, ticker("daily", 24*time.Hour, &n, began)))
+		stop := h.run(h.jobs(Config{Poll: 10 * time.Second}, ticker("daily", 24*time.Hour, &n, began)))
 		defer stop()
 		time.Sleep(25 * time.Hour)
 		same(t, "24h0m15s 48h0m0s", &n)
