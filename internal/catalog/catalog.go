@@ -121,7 +121,7 @@ type Config struct {
 	// three times its size.
 	ImportBytes int64
 	// ImportRows is the most lines of an import. Default 100,000. In the default mode they are written in one transaction,
-	// which holds up every other writer: about a second for 100,000.
+	// which holds up every other writer: about half a second for 100,000.
 	ImportRows int
 }
 

@@ -124,6 +124,9 @@ func TestImportChanges(t *testing.T) {
 		t.Error(err)
 	}
 	// A SKU that the file does not name shows its product's new title too.
+	if sku, err := h.SKUByID(ctx, k); err != nil || sku.Title != "Lantern" {
+		t.Fatalf("the SKU shows %q, %v", sku.Title, err)
+	}
 	h.load(t, ImportOptions{Format: CSV}, head+"lamp,Torch,,on_sale,,,,,\n")
 	if sku, err := h.SKUByID(ctx, k); err != nil || sku.Title != "Torch" {
 		t.Errorf("the SKU shows %q, %v", sku.Title, err)

@@ -322,3 +322,21 @@ func TestStockModel(t *testing.T) {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
+
+// BenchmarkTake measures takings of one SKU by many, each committed by itself.
+func BenchmarkTake(b *testing.B) {
+	h := open(b, Config{})
+	ctx := operator(b.Context())
+	k := h.lamp(b, "lamp", MaxOnHand).SKUs[0].ID
+	b.SetParallelism(64)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			err := h.tx(ctx, func(ctx context.Context, tx *db.Tx) error {
+				return h.TakeTx(ctx, tx, k, 1, "order", "ord_3gk0q8v2m5x7c9b1n4d6f8h0j2")
+			})
+			if err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}

@@ -298,6 +298,44 @@ func TestLateMoney(t *testing.T) {
 	s.proved(t, l2)
 }
 
+// A refund before shipping gives the units back to the sale, once; after shipping they stay sold.
+func TestRefundReturnsUnits(t *testing.T) {
+	s := newShop(t, Config{})
+	s.run(t)
+	l := s.open(t, 2, 1)
+	refund := func(n int, shipped bool) {
+		t.Helper()
+		ticket, err := s.buy(l, n, 1, "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.DB.Tx(t.Context(), "refund", func(ctx context.Context, tx *db.Tx) error {
+			_, err := s.orders.MarkPaidTx(ctx, tx, ticket.Order(), order.PaidBy{Payment: levee.PaymentID(n), At: s.clock.Now()})
+			if err == nil && shipped {
+				err = s.orders.ShipTx(ctx, tx, ticket.Order(), operator, "post", "1")
+			}
+			if err == nil {
+				err = s.orders.RefundingTx(ctx, tx, ticket.Order(), operator, "sorry")
+			}
+			if err == nil {
+				err = s.orders.RefundedTx(ctx, tx, ticket.Order())
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	refund(1, false)
+	if a := s.proved(t, l); a.Stock.Remaining != 2 || a.Ledger[movedReturned] != 1 {
+		t.Fatalf("after a refund before shipping: %+v", a)
+	}
+	refund(2, true)
+	if a := s.proved(t, l); a.Stock.Remaining != 1 || a.Stock.Sold != 1 {
+		t.Fatalf("after a refund behind shipping: %+v", a)
+	}
+}
+
 // A process that starts again knows every buyer, every unit and every key.
 func TestRestartLoadsTheGate(t *testing.T) {
 	s := newShop(t, Config{})

@@ -13,7 +13,7 @@ type verdict uint8
 const (
 	verdictTaken   verdict = iota // stock is taken; the taking waits for its settlement
 	verdictSoldOut                // fewer units are free than were asked for
-	verdictKnown                  // the buyer holds units already: look at what he holds before he takes more
+	verdictKnown                  // the buyer holds or held units: look whether his key was answered before he takes more
 	verdictLimit                  // with these he would hold more than he may
 	verdictRunning                // a taking with the same idempotency key waits for its settlement
 	verdictCold                   // stock is not loaded
@@ -60,7 +60,7 @@ type gateNumbers struct {
 	Epoch     uint64
 }
 
-// holding is what a buyer holds by SQL, for the gate to be loaded from.
+// holding is what a buyer holds by SQL, for the gate to be loaded from; 0 units where he gave them back.
 type holding struct {
 	buyer    levee.UserID
 	quantity int32

@@ -85,7 +85,7 @@ func (g *memoryGate) take(a attempt) (*taking, verdict, uint64) {
 	return t, verdictTaken, epoch
 }
 
-// knownBuyer decides on an attempt of a buyer who holds units or has a taking under way. stop is false if he may go on.
+// knownBuyer decides on an attempt of a buyer who holds or held units or has a taking under way. stop is false if he may go on.
 func (g *memoryGate) knownBuyer(e *buyerEntry, a attempt) (v verdict, stop bool) {
 	for s := e.slot; s != noSlot; s = g.slots[s].before {
 		if g.slots[s].key == a.key {
@@ -93,7 +93,7 @@ func (g *memoryGate) knownBuyer(e *buyerEntry, a attempt) (v verdict, stop bool)
 		}
 	}
 	switch {
-	case e.held > 0 && !a.checked:
+	case !a.checked:
 		return verdictKnown, true
 	case e.held+a.quantity > g.perBuyer:
 		return verdictLimit, true
@@ -143,7 +143,9 @@ func (g *memoryGate) settle(batch []*taking) (freed int64) {
 			g.remaining += int64(t.quantity)
 			freed += int64(t.quantity)
 			e.held -= t.quantity
-			g.dropIfEmpty(e)
+			if !t.checked && t.result.existing == 0 {
+				g.dropIfEmpty(e)
+			}
 		}
 	}
 	if freed > 0 {
@@ -185,6 +187,7 @@ func (g *memoryGate) unlink(e *buyerEntry, t *taking) {
 	}
 }
 
+// dropIfEmpty forgets a buyer who never held anything.
 func (g *memoryGate) dropIfEmpty(e *buyerEntry) {
 	if e.held <= 0 && e.slot == noSlot {
 		g.buyers.remove(e.buyer)
@@ -205,8 +208,7 @@ func (g *memoryGate) move(units int64, buyer levee.UserID, held int32) gateNumbe
 			if e == nil {
 				e = g.buyers.add(buyer)
 			}
-			e.held += held
-			g.dropIfEmpty(e)
+			e.held += held // who gave all back stays known, because his keys still count
 		}
 	}
 	return gateNumbers{
@@ -244,7 +246,7 @@ func (g *memoryGate) load(remaining int64, perBuyer int32, holdings []holding) {
 	g.warm = true
 }
 
-// holds reports whether the buyer holds units or has a taking under way: he must not be told "sold out" without a look.
+// holds reports whether the buyer holds or held units or has a taking under way: he must not be told "sold out" without a look.
 func (g *memoryGate) holds(buyer levee.UserID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -84,7 +84,7 @@ func (s *Service) userRef(u levee.UserID) string {
 }
 
 type movementView struct {
-	Kind        string    `json:"kind" enum:"offered,reserved,sold,released,withdrawn"`
+	Kind        string    `json:"kind" enum:"offered,reserved,sold,released,returned,withdrawn"`
 	Quantity    int64     `json:"quantity"`
 	Reservation string    `json:"reservation,omitempty" doc:"The reservation, or the first of a batch"`
 	Actor       string    `json:"actor,omitempty"`

@@ -142,7 +142,7 @@ func (a *Account) differences() []string {
 	check(st.Sold == res[Sold].Units, "stock sold is not the sum of sold reservations")
 	check(st.Offered == led[movedOffered], "stock offered is not the ledger's offered")
 	check(st.Withdrawn == led[movedWithdrawn], "stock withdrawn is not the ledger's withdrawn")
-	check(st.Sold == led[movedSold], "stock sold is not the ledger's sold")
+	check(st.Sold == led[movedSold]-led[movedReturned], "stock sold is not the ledger's sold - returned")
 	check(st.Reserved == led[movedReserved]-led[movedReleased]-led[movedSold], "stock reserved is not the ledger's reserved - released - sold")
 	check(a.OverLimit == 0, "a buyer holds more than he may")
 	return problems

@@ -11,10 +11,14 @@ import (
 // source is the room as order sees it: where an order's units came from, and where they go back to.
 type source Service
 
-// ReleaseTx gives the units of a cancelled order back, once: the reservation's compare-and-set decides. They are free for the
-// next buyer after the commit; if the sale is over they go on to the catalog in the same transaction.
+// ReleaseTx gives the units of a cancelled order back, once. They are free for the next buyer after the commit; if the sale is
+// over they go on to the catalog in the same transaction.
 func (src *source) ReleaseTx(ctx context.Context, tx *db.Tx, o order.Order, reason string) error {
-	s := (*Service)(src)
+	return (*Service)(src).giveBackTx(ctx, tx, o, Reserved, movedReleased, reason)
+}
+
+// giveBackTx releases what an order holds in a state; the reservation's compare-and-set decides that it happens once.
+func (s *Service) giveBackTx(ctx context.Context, tx *db.Tx, o order.Order, from ReservationState, kind, reason string) error {
 	r, err := s.reservationTx(ctx, tx, levee.ReservationID(o.ID))
 	if err != nil {
 		return err
@@ -23,19 +27,24 @@ func (src *source) ReleaseTx(ctx context.Context, tx *db.Tx, o order.Order, reas
 	if err != nil {
 		return err
 	}
-	won, err := s.moveReservationTx(ctx, tx, r.ID, Reserved, Released)
+	won, err := s.moveReservationTx(ctx, tx, r.ID, from, Released)
 	if err != nil || !won {
 		return err
 	}
 	units := int64(r.Quantity)
-	if err := s.releaseStockTx(ctx, tx, r.Sale, units); err != nil {
+	if from == Sold {
+		err = s.returnStockTx(ctx, tx, r.Sale, units)
+	} else {
+		err = s.releaseStockTx(ctx, tx, r.Sale, units)
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.step("release.after_stock"); err != nil {
 		return err
 	}
 	actor := levee.ActorFrom(ctx).User
-	if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: movedReleased, units: units, reservation: r.ID, actor: actor, reason: short(reason)}); err != nil {
+	if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: kind, units: units, reservation: r.ID, actor: actor, reason: short(reason)}); err != nil {
 		return err
 	}
 	if v.State == StateEnded {
@@ -109,6 +118,15 @@ func (src *source) ReviveTx(ctx context.Context, tx *db.Tx, o order.Order) (bool
 	}
 	tx.AtCommit(func() { s.gateMove(r.Sale, -units, r.Buyer, r.Quantity) })
 	return true, nil
+}
+
+// RefundedTx gives the units of a refunded order back to the sale if they never left the house, once. Units that were shipped
+// stay sold: whether they can be sold again is for whoever unpacks them to say, in the catalog.
+func (src *source) RefundedTx(ctx context.Context, tx *db.Tx, o order.Order, shipped bool) error {
+	if shipped {
+		return nil
+	}
+	return (*Service)(src).giveBackTx(ctx, tx, o, Sold, movedReturned, "refunded before it was shipped")
 }
 
 // gateMove follows in memory what SQL committed, and lifts the switch when stock came back.

@@ -41,7 +41,7 @@ var errNoSale = levee.E(levee.CodeNotFound, "there is no such sale")
 
 func micro(us int64) time.Time { return time.UnixMicro(us).UTC() }
 
-func flag(b bool) int {
+func boolean(b bool) int {
 	if b {
 		return 1
 	}
@@ -51,7 +51,7 @@ func flag(b bool) int {
 func (s *Service) insertSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
 	_, err := tx.Exec(ctx, "INSERT INTO sale_head ("+headColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 		v.ID, v.Title, v.Product, v.SKU, v.Price.Minor, v.Price.Currency, v.Units, v.PerBuyer, v.StartsAt.UnixMicro(), v.EndsAt.UnixMicro(),
-		v.PayWithin.Microseconds(), v.State, flag(v.ForcedSoldOut), flag(v.Admission), flag(v.Rehearsal), v.Version, v.CreatedBy,
+		v.PayWithin.Microseconds(), v.State, boolean(v.ForcedSoldOut), boolean(v.Admission), boolean(v.Rehearsal), v.Version, v.CreatedBy,
 		v.CreatedAt.UnixMicro(), v.UpdatedAt.UnixMicro())
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (s *Service) updateSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
 	r, err := tx.Exec(ctx, "UPDATE sale_head SET title=?, product_id=?, sku_id=?, price_minor=?, currency=?, planned_units=?, per_buyer=?, "+
 		"starts_at=?, ends_at=?, pay_within_us=?, state=?, forced_sold_out=?, admission=?, version=version+1, updated_at=? WHERE id=? AND version=?",
 		v.Title, v.Product, v.SKU, v.Price.Minor, v.Price.Currency, v.Units, v.PerBuyer, v.StartsAt.UnixMicro(), v.EndsAt.UnixMicro(),
-		v.PayWithin.Microseconds(), v.State, flag(v.ForcedSoldOut), flag(v.Admission), v.UpdatedAt.UnixMicro(), v.ID, v.Version)
+		v.PayWithin.Microseconds(), v.State, boolean(v.ForcedSoldOut), boolean(v.Admission), v.UpdatedAt.UnixMicro(), v.ID, v.Version)
 	if err != nil {
 		return err
 	}
@@ -161,6 +161,11 @@ func (s *Service) takeStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID,
 
 func (s *Service) releaseStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
 	return s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining+?, reserved=reserved-? WHERE sale_id=? AND reserved>=?",
+		units, units, sale, units)
+}
+
+func (s *Service) returnStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
+	return s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining+?, sold=sold-? WHERE sale_id=? AND sold>=?",
 		units, units, sale, units)
 }
 
@@ -339,6 +344,7 @@ const (
 	movedReserved  = "reserved"
 	movedSold      = "sold"
 	movedReleased  = "released"
+	movedReturned  = "returned" // sold before, refunded, never shipped
 	movedWithdrawn = "withdrawn"
 )
 

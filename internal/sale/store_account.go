@@ -16,13 +16,13 @@ func sinceSale(v *Sale) int64 {
 	return int64(v.ID) - int64(time.Hour/time.Millisecond)<<22
 }
 
-// holdings reads what every buyer holds of a sale.
+// holdings reads what every buyer holds of a sale. Who gave his units back is among them with none: his keys still count.
 func (s *Service) holdings(ctx context.Context, tx *db.Tx, v *Sale) ([]holding, error) {
 	var n int
 	if err := tx.QueryRow(ctx, "SELECT reserved+sold FROM sale_stock WHERE sale_id=?", v.ID).Scan(&n); err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, "SELECT buyer_id, quantity FROM sale_reservation WHERE id>=? AND +sale_id=? AND +state IN (1,2)", sinceSale(v), v.ID)
+	rows, err := tx.Query(ctx, "SELECT buyer_id, CASE WHEN state=3 THEN 0 ELSE quantity END FROM sale_reservation WHERE id>=? AND +sale_id=?", sinceSale(v), v.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -224,8 +224,8 @@ func (j *Jobs) fireTx(ctx context.Context, tx *db.Tx, f *firing, now time.Time) 
 	if err != nil {
 		return nil, err
 	}
-	return &claim{name: p.name, period: p, pool: f.pool, fence: f.row.fence + 1, attempts: f.row.attempts + 1, firedFor: next, lease: lease,
-		until: time.UnixMicro(until), dueAt: time.UnixMicro(min(f.row.next, now.UnixMicro())), release: until != next}, nil
+	return &claim{name: p.name, period: p, pool: f.pool, fence: f.row.fence + 1, attempts: f.row.attempts + 1, firedFor: next,
+		lease: j.cfg.Lease, until: time.UnixMicro(until), dueAt: time.UnixMicro(min(f.row.next, now.UnixMicro())), release: until != next}, nil
 }
 
 // endPeriod writes how a firing ended, where there is something to write.

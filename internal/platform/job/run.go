@@ -39,7 +39,7 @@ type claim struct {
 	firedFor int64 // period: next_at as this firing has set it
 	release  bool  // period: the lease has to be given back
 	pool     *pool
-	lease    time.Duration
+	lease    time.Duration   // of an extension; the first lease of a short period is shorter
 	ctx      context.Context // of the run, without its timeout; kept because a claim is one run
 	cancel   context.CancelCauseFunc
 	done     atomic.Bool // DoneTx has committed

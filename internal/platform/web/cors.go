@@ -9,9 +9,11 @@ import (
 
 var (
 	corsTrue    = []string{"true"}
-	corsHeaders = []string{"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Api-Version, Levee-Admission, Prefer"}
-	corsExpose  = []string{"ETag, Location, Link, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id, Idempotency-Replayed"}
-	corsMaxAge  = []string{"600"} // ten minutes: a changed list reaches browsers soon, and few requests pay twice
+	corsHeaders = []string{"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Api-Version, " +
+		"Levee-Admission, Prefer"}
+	corsExpose = []string{"ETag, Location, Link, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id, " +
+		"Idempotency-Replayed"}
+	corsMaxAge = []string{"600"} // ten minutes: a changed list reaches browsers soon, and few requests pay twice
 )
 
 // cors lets pages of the allowed origins read the answer, and answers their preflights: true. Others get no such header, and

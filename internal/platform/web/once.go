@@ -221,7 +221,8 @@ func Prune(ctx context.Context, d *db.DB, before time.Time) (n int64, err error)
 		err := d.Tx(ctx, "web.prune", func(ctx context.Context, tx *db.Tx) error {
 			// The time up to which one portion reaches: portable, where DELETE … LIMIT is not.
 			var upTo int64
-			err := tx.QueryRow(ctx, "SELECT MAX(created_at) FROM (SELECT created_at FROM web_answer WHERE created_at < ? ORDER BY created_at LIMIT ?) AS oldest",
+			err := tx.QueryRow(ctx, "SELECT MAX(created_at) FROM "+
+				"(SELECT created_at FROM web_answer WHERE created_at < ? ORDER BY created_at LIMIT ?) AS oldest",
 				before.UnixMicro(), pruneMax).Scan(&nullable{&upTo})
 			if err != nil || upTo == 0 {
 				return err

@@ -47,6 +47,10 @@ func decodeJSON(data []byte, v any) error {
 		return errors.New("web.ReadJSON needs a pointer")
 	}
 	if err := checkJSON(data, shapeOf(t.Elem())); err != nil {
+		// What is no JSON at all is told before what is wrong inside, as in typed routes.
+		if broken := checkJSON(data, nil); levee.CodeOf(broken) == levee.CodeMalformed {
+			return broken
+		}
 		return err
 	}
 	if err := unmarshalJSON(data, v); err != nil {

@@ -46,7 +46,7 @@ CREATE TABLE sale_reservation (
 );
 CREATE INDEX sale_reservation_buyer ON sale_reservation (sale_id, buyer_id);
 
--- Every movement of stock: offered, reserved, sold, released, withdrawn. A batch of reservations is one row.
+-- Every movement of stock: offered, reserved, sold, released, returned, withdrawn. A batch of reservations is one row.
 CREATE TABLE sale_ledger (
     id BIGINT NOT NULL PRIMARY KEY,
     sale_id BIGINT NOT NULL,
