@@ -3,6 +3,7 @@ package sale
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"levee"
@@ -113,7 +114,7 @@ func (w *world) ask(b *simBuy) bool {
 	case "refused":
 		if errors.Is(st.Refusal, errPlaceLost) {
 			w.count("place lost")
-			if b.life == w.life && w.clock.Now().Sub(b.asked) < refusalKept {
+			if b.life == w.life && w.latest.Sub(b.asked) < refusalKept {
 				w.fail("%s was told that his place %d was lost, and no process was killed", b, b.id)
 			}
 		}
@@ -180,7 +181,10 @@ func (w *world) void() {
 
 // pay begins a payment. The money reaches the provider now, later, exactly at the order's deadline, after it, or never.
 func (w *world) pay() {
-	id := w.wonList[w.r.IntN(len(w.wonList))]
+	id := w.wonList[max(0, len(w.wonList)-1-w.r.IntN(8))]
+	if w.paying(id) && w.chance(0.8) { // a second payment is the exception
+		id = w.wonList[w.r.IntN(len(w.wonList))]
+	}
 	now := w.clock.Now()
 	var due db.NullInt64
 	w.row(&due, "SELECT due_at-postponed FROM order_head WHERE id=?", id)
@@ -213,7 +217,7 @@ func (w *world) pay() {
 
 // notify brings one of the provider's notifications, first or repeated, in any order.
 func (w *world) notify() {
-	i := w.r.IntN(len(w.money))
+	i := max(0, len(w.money)-1-w.r.IntN(10))
 	p := w.money[i]
 	if !w.paid(p) {
 		return
@@ -230,6 +234,10 @@ func (w *world) notify() {
 		w.count(map[order.Outcome]string{order.OutcomePaid: "paid", order.OutcomeRevived: "revived", order.OutcomeTooLate: "refunded",
 			order.OutcomeAlreadyPaid: "paid twice"}[out])
 	}
+}
+
+func (w *world) paying(id levee.ReservationID) bool {
+	return slices.ContainsFunc(w.money, func(p *simPayment) bool { return p.order == levee.OrderID(id) })
 }
 
 func (w *world) paid(p *simPayment) bool { return !p.paidAt.IsZero() && !p.paidAt.After(w.clock.Now()) }
@@ -316,14 +324,50 @@ func (w *world) expireDue() {
 	w.lawful("expiry", err)
 }
 
+// refund takes one paid order a step on: it is shipped, or its money is sent back, or the provider confirms or refuses that.
+func (w *world) refund() {
+	id := levee.OrderID(w.someReservation("state IN (2,3,5)"))
+	if id == 0 {
+		return
+	}
+	var state order.State
+	w.row(&state, "SELECT state FROM order_head WHERE id=?", id)
+	act := map[bool]string{true: "refund", false: "ship"}[w.chance(0.7)]
+	switch {
+	case state == order.StateRefunding:
+		act = map[bool]string{true: "confirm", false: "refuse"}[w.chance(0.7)]
+	case state == order.StateShipped:
+		act = "refund"
+	}
+	w.note("%s %d", act, id)
+	err := w.tx("payment."+act, func(ctx context.Context, tx *db.Tx) error {
+		switch act {
+		case "ship":
+			return w.orders.ShipTx(ctx, tx, id, operator, "SF", "1")
+		case "refund":
+			return w.orders.RefundingTx(ctx, tx, id, operator, "refund")
+		case "refuse":
+			return w.orders.RefundRefusedTx(ctx, tx, id, "refused")
+		}
+		if err := w.orders.RefundedTx(ctx, tx, id); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "UPDATE sim_payment SET state=? WHERE order_id=? AND state=?", simBack, id, simKept)
+		return err
+	})
+	if err == nil && act == "confirm" {
+		w.count("refunded on request")
+	}
+}
+
 // operate is an operator's act.
 func (w *world) operate() {
 	act := []string{"pause", "resume", "resume", "stop", "top_up", "top_up", "withdraw", "force_sold_out"}[w.r.IntN(8)]
 	v := w.l.view.Load()
-	if (v.State != StateScheduled || v.ForcedSoldOut) && w.chance(0.6) {
+	if (v.State != StateScheduled || v.ForcedSoldOut) && w.chance(0.8) {
 		act = "resume"
 	}
-	if w.chance(0.015) {
+	if w.chance(0.01) {
 		act = "end"
 	}
 	c := Command{Act: act, Reason: "because"}
@@ -337,6 +381,8 @@ func (w *world) operate() {
 	})
 	if err != nil {
 		w.note("  %v", err)
+	} else {
+		w.count("operator: " + act)
 	}
 }
 
@@ -352,5 +398,7 @@ func (w *world) changeLimit() {
 	})
 	if err != nil {
 		w.note("  %v", err)
+		return
 	}
+	w.count("operator: limit")
 }

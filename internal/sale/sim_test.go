@@ -40,6 +40,7 @@ import (
 // exactly, and what a failing seed prints is all that happened.
 var (
 	simSeeds = stdflag.Int("sim.seeds", 300, "how many seeds TestSimulation runs")
+	simTrace = stdflag.Int("sim.trace", 120, "how many lines of a failed seed are shown; 0 shows all")
 	simSeed  = stdflag.Uint64("sim.seed", 1, "the first seed of TestSimulation")
 )
 
@@ -102,7 +103,7 @@ var simMustHappen = []string{
 	"won", "won by a held request", "won after 202", "repeated", "sold_out", "limit_reached", "paused", "ended", "idempotency_running",
 	"idempotency_mismatch", "not_warmed", "refused by SQL", "killed", "commit without an answer", "injected error", "two in one commit",
 	"meanwhile", "paid", "revived", "refunded", "paid twice", "paid before expiry asked", "expired", "given up", "voided", "gate wrong",
-	"clock back", "place lost",
+	"clock back", "place lost", "refunded on request",
 }
 
 // simTally counts what happened.
@@ -132,8 +133,8 @@ type simFailure struct {
 func (f *simFailure) String() string {
 	lines := f.trace
 	cut := ""
-	if len(lines) > 120 {
-		cut, lines = fmt.Sprintf("… %d lines before\n", len(lines)-120), lines[len(lines)-120:]
+	if most := *simTrace; most > 0 && len(lines) > most {
+		cut, lines = fmt.Sprintf("… %d lines before (-sim.trace=0 shows all)\n", len(lines)-most), lines[len(lines)-most:]
 	}
 	return fmt.Sprintf("seed %d: %s\n%s%s", f.seed, f.what, cut, strings.Join(lines, "\n"))
 }
@@ -257,7 +258,7 @@ func (h *simHouse) run(seed uint64, f *flaw) (tally simTally, failure *simFailur
 		tally = w.tally
 	}()
 	w.begin()
-	for range 30 + w.r.IntN(90) {
+	for range 60 + w.r.IntN(240) {
 		w.turn()
 	}
 	w.drain()

@@ -65,6 +65,7 @@ type world struct {
 	limit   int32                           // the limit at the last look
 	money   []*simPayment
 
+	latest      time.Time // the latest time that the clock ever showed
 	dead, calm  bool
 	lost        bool // a commit has no answer yet
 	tainted     bool // the gate is known to be off until it is loaded
@@ -171,7 +172,7 @@ func (w *world) wait(what string, chans ...chan struct{}) {
 
 // begin draws the seed's terms, starts the first process and opens the sale.
 func (w *world) begin() {
-	w.buyers = 1 + w.r.IntN(8)
+	w.buyers = 1 + w.r.IntN(12)
 	w.mostTaken = int32(1 + w.r.IntN(3))
 	w.cfg = Config{HoldFor: 30 * time.Second, BatchMax: 1 + w.r.IntN(6), WaitingMax: 2 + w.r.IntN(30)}
 	w.payWithin = []time.Duration{10 * time.Second, time.Minute, 10 * time.Minute}[w.r.IntN(3)]
@@ -181,8 +182,8 @@ func (w *world) begin() {
 	w.onHand = w.shelf()
 	w.join()
 	now := w.clock.Now()
-	terms := Terms{Title: "Lamp sale", SKU: w.h.sku, Price: levee.Money{Minor: 4900, Currency: "CNY"}, Units: int64(1 + w.r.IntN(10)),
-		PerBuyer: w.limit, StartsAt: now.Add(-time.Second), EndsAt: now.Add(12 * time.Hour), PayWithin: w.payWithin, Admission: w.chance(0.2)}
+	terms := Terms{Title: "Lamp sale", SKU: w.h.sku, Price: levee.Money{Minor: 4900, Currency: "CNY"}, Units: int64(1 + w.r.IntN([]int{4, 12, 40}[w.r.IntN(3)])),
+		PerBuyer: w.limit, StartsAt: now.Add(-time.Hour), EndsAt: now.Add(12 * time.Hour), PayWithin: w.payWithin, Admission: w.chance(0.2)}
 	if w.chance(0.2) {
 		terms.EndsAt = now.Add(time.Duration(1+w.r.IntN(600)) * time.Second)
 	}
@@ -347,15 +348,13 @@ func (w *world) between(step string) {
 		w.kill(step)
 	}
 	if w.depth == 0 && w.chance(0.3) || w.chance(0.05) {
-		a := w.draw(inside)
-		if a == nil {
-			return
-		}
 		w.depth++
 		w.note("meanwhile, at %s:", step)
 		w.count("meanwhile")
-		a.run()
-		w.unwind()
+		for range 1 + w.r.IntN(4) {
+			w.draw(inside).run()
+			w.unwind()
+		}
 		w.depth--
 	}
 }
@@ -363,9 +362,6 @@ func (w *world) between(step string) {
 // pair sends another transaction into the queue while this one runs, so that both share one commit.
 func (w *world) pair() {
 	a := w.draw(beside)
-	if a == nil {
-		return
-	}
 	w.depth++
 	w.note("in the same commit:")
 	w.count("two in one commit")
@@ -463,23 +459,24 @@ func (w *world) setActions() {
 		{"pick", 14, atTop | inside, func() bool { return w.inHand == nil && len(w.toDeliver) < 3 }, w.pick},
 		{"settle", 14, atTop | inside, func() bool { return w.inHand != nil && !w.settling }, w.settle},
 		{"deliver", 14, atTop | inside, func() bool { return len(w.toDeliver) > 0 }, w.deliver},
-		{"all three", 8, atTop | inside, func() bool { return w.inHand == nil && len(w.toDeliver) == 0 && !w.settling }, func() { w.pick(); w.settle(); w.deliver() }},
+		{"all three", 20, atTop | inside, func() bool { return w.inHand == nil && len(w.toDeliver) == 0 && !w.settling }, func() { w.pick(); w.settle(); w.deliver() }},
 		{"bound", 5, atTop | inside, func() bool { return len(w.waiters()) > 0 }, w.bound},
 		{"poll", 6, atTop | inside, func() bool { return len(w.queued) > 0 }, w.poll},
 		{"give up", 4, atTop | inside | beside, func() bool { return len(w.wonList) > 0 }, w.giveUp},
 		{"void", 1.5, atTop | inside | beside, always, w.void},
-		{"pay", 7, atTop, func() bool { return len(w.wonList) > 0 }, w.pay},
-		{"notify", 10, atTop | inside | beside, func() bool { return len(w.money) > 0 }, w.notify},
+		{"pay", 12, atTop, func() bool { return len(w.wonList) > 0 }, w.pay},
+		{"notify", 16, atTop | inside | beside, func() bool { return len(w.money) > 0 }, w.notify},
+		{"refund", 2.5, atTop | inside | beside, always, w.refund},
 		{"expire one", 5, atTop | inside | beside, always, w.expireOne},
 		{"expire due", 4, atTop, always, w.expireDue},
 		{"advance", 14, atTop | inside, always, w.advance},
 		{"clock back", 1, atTop, always, w.clockBack},
-		{"operate", 6, atTop | inside | beside, always, w.operate},
-		{"limit", 1.5, atTop | inside | beside, always, w.changeLimit},
+		{"operate", 4, atTop | inside | beside, always, w.operate},
+		{"limit", 2, atTop | inside | beside, always, w.changeLimit},
 		{"tick", 5, atTop | inside, always, w.tick},
 		{"reconcile", 3, atTop | inside | beside, always, w.reconcile},
 		{"gate wrong", 0.7, atTop, func() bool { return w.flaw == nil || !w.flaw.trueGate }, w.drift},
-		{"kill", 1.5, atTop, always, func() { w.kill("an idle moment") }},
+		{"kill", 0.7, atTop, always, func() { w.kill("an idle moment") }},
 	}
 	w.weights = make([]float64, len(w.actions))
 	for i, a := range w.actions {
@@ -487,7 +484,7 @@ func (w *world) setActions() {
 	}
 }
 
-// draw picks an act that may take place here, or nil.
+// draw picks an act that may take place here; one always can.
 func (w *world) draw(where int) *action {
 	var sum float64
 	ready := make([]bool, len(w.actions))
@@ -505,7 +502,7 @@ func (w *world) draw(where int) *action {
 			}
 		}
 	}
-	return nil
+	panic("nobody can act")
 }
 
 // buy sends one request, often the double of an earlier one.
@@ -660,10 +657,10 @@ func (w *world) hand(batch []*taking, deliver func(*live, []*taking)) {
 // advance moves the clock: a little, to the next moment at which something is due, or exactly onto it.
 func (w *world) advance() {
 	var d time.Duration
-	switch w.r.IntN(4) {
-	case 0:
+	switch w.r.IntN(7) {
+	case 0, 1, 2:
 		d = time.Duration(w.r.IntN(1000)) * time.Millisecond
-	case 1:
+	case 3:
 		d = time.Duration(w.r.IntN(60)) * time.Second
 	default:
 		now := w.clock.Now()
@@ -684,6 +681,9 @@ func (w *world) advance() {
 		d = time.UnixMicro(at).Sub(now) + time.Duration(w.r.IntN(2))*time.Microsecond
 	}
 	w.clock.Step(d)
+	if now := w.clock.Now(); now.After(w.latest) {
+		w.latest = now
+	}
 	w.note("the clock goes on by %s", d)
 }
 

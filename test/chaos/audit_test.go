@@ -13,19 +13,21 @@ type wish struct {
 	quantity         int32
 	first            time.Time // before it was sent for the first time
 
-	told    []string // reservations of all 201 answers; must all be one
-	queued  string   // the reservation of a 202
-	refused string   // the code of the last answer, if that was a refusal
-	lost    bool     // the last sending has no answer
-	cut     bool     // the buyer hung up on a sending: it may still be under way when the next one is answered
+	told     []string // reservations of all 201 answers; must all be one
+	queued   string   // the reservation of a 202
+	refused  string   // the code of the last answer, if that was a refusal
+	lost     bool     // the last sending has no answer
+	everLost bool     // some sending has none
+	cut      bool     // the buyer hung up on a sending: it may still be under way when the next one is answered
 
 	giveUp string // "", "tried" (no answer), "done" (204)
 	paid   string // "", "tried", "done" (the provider's page said so, before the deadline)
 }
 
-// may reports whether a reservation of this wish may exist.
-func (w *wish) may() bool {
-	return len(w.told) > 0 || w.queued != "" || w.lost || w.cut
+// may reports whether a reservation of this wish may exist: held says that he holds it still. A gate forgets a buyer who holds
+// nothing any more, so a key whose reservation was released may be answered "sold out" while the sale is.
+func (w *wish) may(held bool) bool {
+	return len(w.told) > 0 || w.queued != "" || w.lost || w.cut || !held && w.everLost && w.refused == "sold_out"
 }
 
 // row is one reservation as SQL holds it.
@@ -110,7 +112,7 @@ func (b *book) accounts(say func(string, ...any)) {
 		}
 	}
 	if g := b.after.Gate; g.Warm && g.Remaining+g.Unsettled != b.after.Stock.Remaining {
-		say("sale %s: the gate has %d + %d free, SQL %d", b.id, g.Remaining, g.Unsettled, b.after.Stock.Remaining)
+		say("sale %s: the gate has %d + %d free, SQL %d; before %+v, after %+v", b.id, g.Remaining, g.Unsettled, b.after.Stock.Remaining, b.before, b.after)
 	}
 	if b.over && b.after.Stock.Reserved != 0 {
 		say("sale %s: %d units are still reserved after every deadline", b.id, b.after.Stock.Reserved)
@@ -155,6 +157,8 @@ func (b *book) told(wishes []*wish, say func(string, ...any)) {
 			say("sale %s: buyer %s was told 201, but there is no order %s", b.id, w.buyer, r.Order)
 		}
 		switch {
+		case r.State != "released" && w.refused == "sold_out":
+			say("sale %s: the key of %s was answered \"sold out\", and it is %s", b.id, r.Reservation, r.State)
 		case r.State == "released" && w.giveUp == "" && b.taken.Before(w.first.Add(b.payWithin)):
 			say("sale %s: reservation %s was released before its time", b.id, r.Reservation)
 		case r.State != "released" && w.giveUp == "done":
@@ -173,21 +177,31 @@ func (b *book) buyers(wishes []*wish, say func(string, ...any)) {
 		buyer    string
 		quantity int32
 	}
-	may, have, held := map[pair]int{}, map[pair]int{}, map[string]int32{}
+	type counts struct{ rows, keys, heldRows, heldKeys int }
+	have, held := map[pair]counts{}, map[string]int32{}
 	for _, w := range wishes {
-		if w.may() {
-			may[pair{w.buyer, w.quantity}]++
+		n := have[pair{w.buyer, w.quantity}]
+		if w.may(false) {
+			n.keys++
 		}
+		if w.may(true) {
+			n.heldKeys++
+		}
+		have[pair{w.buyer, w.quantity}] = n
 	}
 	for _, r := range b.rows {
-		have[pair{r.Buyer, r.Quantity}]++
+		n := have[pair{r.Buyer, r.Quantity}]
+		n.rows++
 		if r.State != "released" {
 			held[r.Buyer] += r.Quantity
+			n.heldRows++
 		}
+		have[pair{r.Buyer, r.Quantity}] = n
 	}
 	for p, n := range have {
-		if n > may[p] {
-			say("sale %s: buyer %s has %d reservations of %d, but only %d of his keys can have one", b.id, p.buyer, n, p.quantity, may[p])
+		if n.rows > n.keys || n.heldRows > n.heldKeys {
+			say("sale %s: buyer %s has %d reservations of %d and holds %d, but only %d and %d of his keys can have one",
+				b.id, p.buyer, n.rows, p.quantity, n.heldRows, n.keys, n.heldKeys)
 		}
 	}
 	for buyer, n := range held {

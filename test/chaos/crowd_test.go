@@ -235,7 +235,7 @@ func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		w.lost = true
+		w.lost, w.everLost = true, true
 		if len(w.told) == 0 {
 			b.open = w
 		}
@@ -250,7 +250,7 @@ func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, e
 		if err := json.Unmarshal(a.body, &t); err != nil || t.Reservation == "" || t.Order == "" || t.Quantity != w.quantity || t.Sale != w.sale {
 			c.wrong = append(c.wrong, fmt.Sprintf("a 201 for %d of %s: %s (%v)", w.quantity, w.sale, a.body, err))
 		}
-		w.told, w.lost, b.open = append(w.told, t.Reservation), false, nil
+		w.told, w.refused, w.lost, b.open = append(w.told, t.Reservation), "", false, nil
 		if len(w.told) == 1 {
 			b.past = append(b.past, w)
 		} else {
@@ -265,7 +265,7 @@ func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, e
 	case code == "idempotency_running":
 		b.open = w
 	case code == "sold_out" || code == "limit_reached" || a.status == http.StatusServiceUnavailable:
-		if len(w.told) > 0 {
+		if len(w.told) > 0 && code != "sold_out" {
 			c.wrong = append(c.wrong, fmt.Sprintf("the key of %s, told 201 before, was refused: %s", w.told[0], a.body))
 		}
 		w.refused, w.lost, b.open = code, false, nil

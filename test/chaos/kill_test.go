@@ -30,10 +30,12 @@ func newRun(t testing.TB, bin string) *run {
 		n = rand.Uint64()
 	}
 	t.Logf("-chaos.seed=%d", n)
+	began := time.Now()
 	h := newHouse(t, bin, filepath.Join(t.TempDir(), "data"))
 	r := &run{dice: rand.New(rand.NewPCG(n, 0))}
 	r.ready = append(r.ready, h.up(t))
-	r.scene = open(t, h, n, 60*time.Millisecond)
+	r.scene = open(t, h, n, 30*time.Millisecond)
+	t.Logf("the first life took %v to begin, the scene %v", r.ready[0].Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 	return r
 }
 

@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -37,6 +38,8 @@ func build(t testing.TB, overlay string) string {
 	return bin
 }
 
+var program = flag.String("chaos.bin", "", "a levee that is built already")
+
 var builtOnce struct {
 	sync.Mutex
 	bin string
@@ -45,6 +48,9 @@ var builtOnce struct {
 // built is the program as it is, built once for all tests. TestMain removes it.
 func built(t testing.TB) string {
 	t.Helper()
+	if *program != "" {
+		return *program
+	}
 	builtOnce.Lock()
 	defer builtOnce.Unlock()
 	if builtOnce.bin != "" {
@@ -111,7 +117,7 @@ func newHouse(t testing.TB, bin, dir string, settings ...string) *house {
 		}
 	}
 	h.env = append(h.env, "LEVEE_PAYMENT__SANDBOX__ENABLED=true", "LEVEE_IDENTITY__HASH_MEMORY=8192", "LEVEE_IDENTITY__HASH_TIME=1",
-		"LEVEE_IDENTITY__ACCESS_TTL=1h", "LEVEE_SALE__ADMISSION_FOR=2h", "LEVEE_SALE__RECONCILE_EVERY=1s")
+		"LEVEE_IDENTITY__ACCESS_TTL=1h", "LEVEE_LOG__LEVEL=warn", "LEVEE_SALE__ADMISSION_FOR=2h", "LEVEE_SALE__RECONCILE_EVERY=1s")
 	for _, name := range []string{"SIGN_IN", "SIGN_IN_ACCOUNT", "SIGN_UP", "WRITE", "PURCHASE", "READ", "ADMISSION", "POLL"} {
 		h.env = append(h.env, "LEVEE_LIMITS__RATES__"+name+"=off")
 	}

@@ -96,9 +96,7 @@ func matchAny(ranges []mediaRange, types []string) bool {
 
 func errNotAcceptable(lines, types []string) error {
 	list := strings.Join(types, ", ")
-	e := levee.E(levee.CodeNotAcceptable, "this is answered as %s, which Accept does not allow", list)
-	e.Fields = []levee.Field{{Field: "header.Accept", Allowed: list, Given: strings.Join(lines, ", ")}}
-	return e
+	return refuse(levee.CodeNotAcceptable, "header.Accept", list, strings.Join(lines, ", "), "this is answered as %s, which Accept does not allow", list)
 }
 
 // mediaType is the media type of a Content-Type header without its parameters, lower case; "" when there is none or it is broken.
@@ -122,7 +120,6 @@ func isJSON(mt string) bool {
 
 func errMedia(given string, allowed []string) error {
 	list := strings.Join(allowed, ", ")
-	e := levee.E(levee.CodeUnsupportedMedia, "the body must be %s, got %q", list, levee.Shorten(strings.ToValidUTF8(given, "\uFFFD"), 80))
-	e.Fields = []levee.Field{{Field: "header.Content-Type", Allowed: list, Given: given}}
-	return e
+	given = levee.Shorten(strings.ToValidUTF8(given, "\uFFFD"), 80)
+	return refuse(levee.CodeUnsupportedMedia, "header.Content-Type", list, given, "the body must be %s, got %q", list, given)
 }

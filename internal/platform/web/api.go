@@ -201,9 +201,7 @@ func (c *call) judge(b *bodyContext, status int, msg string, errs []error) error
 			if err := checkJSON(b.data, c.route.shape); err != nil {
 				return err
 			}
-			e := levee.E(levee.CodeInvalid, "the body holds a value that is not allowed where it stands").Because(err)
-			e.Fields = []levee.Field{{Field: "body", Allowed: "values as documented", Given: ""}}
-			return e
+			return errValue(err)
 		}
 		fields = append(fields, c.fieldOf(d))
 	}
@@ -251,7 +249,7 @@ func (c *call) fieldOf(d *huma.ErrorDetail) levee.Field {
 		f.Allowed, f.Given = "given", "nothing"
 	case m == "unexpected property":
 		f.Given = d.Location[strings.LastIndexByte(d.Location, '.')+1:]
-		f.Allowed = "one of the known fields: " + c.route.namesAt(c.s.api, d.Location)
+		f.Allowed = "one of the known fields: " + c.route.namesAt(d.Location)
 	case strings.HasPrefix(m, "invalid date/time"):
 		f.Allowed = timeForm
 	default:
@@ -309,38 +307,20 @@ func given(v any) string {
 }
 
 // namesAt lists the fields known where the last step of location stands.
-func (rt *route) namesAt(a *api, location string) string {
-	s := rt.schema
-	resolve := func() {
-		for s != nil && s.Ref != "" {
-			s = a.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)
-		}
-	}
+func (rt *route) namesAt(location string) string {
+	s := rt.shape
 	steps := strings.Split(strings.TrimPrefix(location, "body."), ".")
-	resolve()
 	for _, step := range steps[:len(steps)-1] {
 		name, rest, _ := strings.Cut(step, "[")
-		if s == nil {
-			break
-		}
-		s = s.Properties[name]
-		resolve()
+		s, _ = s.field([]byte(name))
 		for range strings.Count(rest, "]") {
-			if s != nil {
-				s = s.Items
-				resolve()
-			}
+			s = s.item()
 		}
 	}
-	if s == nil || len(s.Properties) == 0 {
+	if s == nil {
 		return "none"
 	}
-	names := make([]string, 0, len(s.Properties))
-	for name := range s.Properties {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
+	return s.names()
 }
 
 // boundParameters writes the range of a parameter narrower than 64 bits into its schema: huma reads it with 64 and cuts it.

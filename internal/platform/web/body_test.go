@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -336,6 +337,30 @@ func TestShapes(t *testing.T) {
 	}
 	if err := decodeJSON([]byte("{}"), every{}); err == nil {
 		t.Error("no pointer")
+	}
+}
+
+type pickyWord string
+
+func (p *pickyWord) UnmarshalText(b []byte) error {
+	if *p = pickyWord(b); *p != "yes" {
+		return errors.New("a secret of the inside")
+	}
+	return nil
+}
+
+// TestOwnReaders: a type that reads itself may refuse; its words are for the log.
+func TestOwnReaders(t *testing.T) {
+	s := newSite(t, Config{})
+	type body struct {
+		Word pickyWord `json:"word"`
+	}
+	Add(s.Server, Route{Method: "POST", Path: "/v1/picky", ID: "picky"}, echo[body])
+	s.ask("POST", "/v1/picky", `{"word":"yes"}`).want(t, 200)
+	s.ask("POST", "/v1/picky", `{"word":"no"}`).want(t, 422, "not allowed where it stands")
+	var v body
+	if err := decodeJSON([]byte(`{"word":"no"}`), &v); levee.CodeOf(err) != levee.CodeInvalid {
+		t.Error(err)
 	}
 }
 

@@ -10,6 +10,9 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -188,17 +191,8 @@ func newRequestID() string {
 }
 
 func usableRequestID(id string) bool {
-	if len(id) == 0 || len(id) > requestIDMax {
-		return false
-	}
-	for i := range len(id) {
-		switch c := id[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.':
-		default:
-			return false
-		}
-	}
-	return true
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	return len(id) > 0 && len(id) <= requestIDMax && strings.Trim(id, letters) == ""
 }
 
 // ServeHTTP takes one request through: fast hook, id, address, headers, CORS, CSRF, and then the route, which see. What panics
@@ -293,22 +287,13 @@ func (c *call) panicked(r *http.Request, p any) (abort bool) {
 	}
 	h := c.Header()
 	for name := range h {
-		if !c.s.isFixed(name) {
+		if !slices.ContainsFunc(c.s.fixed, func(f header) bool { return f.name == name }) {
 			delete(h, name) // what the handler meant for another answer
 		}
 	}
 	c.setLine("X-Request-Id", lineID, c.id)
 	c.status = 0
 	WriteError(c, r, levee.E(levee.CodeInternal, "internal error"))
-	return false
-}
-
-func (s *Server) isFixed(name string) bool {
-	for i := range s.fixed {
-		if s.fixed[i].name == name {
-			return true
-		}
-	}
 	return false
 }
 
@@ -358,20 +343,9 @@ func (c *call) endSpan(rt *route) {
 // limitKey is whose requests are counted together.
 func (c *call) limitKey(n limit.Name) string {
 	if n.Scope() == limit.ByUser && c.actor.SignedIn() {
-		var b [20]byte
-		return string(appendUser(b[:0], int64(c.actor.User)))
+		return "u" + strconv.FormatInt(int64(c.actor.User), 36) // no address begins with a u
 	}
 	return limit.AddressKey(c.client)
-}
-
-// appendUser writes "u" and the number, so that no user's key is some address's.
-func appendUser(b []byte, n int64) []byte {
-	b = append(b, 'u')
-	for range 8 {
-		b = append(b, byte(n))
-		n >>= 8
-	}
-	return b
 }
 
 // clientGone reports whether err only says that the caller has left, so that there is nobody to answer.

@@ -48,9 +48,8 @@ func (c Conditional) Match(etag string) error {
 	if c.IfMatch == "" || tagListed(c.IfMatch, etag, false) {
 		return nil
 	}
-	e := levee.E(levee.CodeConflict, "it has been changed since it was read; read it again")
-	e.Fields = []levee.Field{{Field: "header.If-Match", Allowed: etag, Given: c.IfMatch}}
-	return &withStatus{err: e, status: http.StatusPreconditionFailed}
+	err := refuse(levee.CodeConflict, "header.If-Match", etag, c.IfMatch, "it has been changed since it was read; read it again")
+	return &withStatus{err: err, status: http.StatusPreconditionFailed}
 }
 
 // NotModified sets the tag on a raw handler's answer, and answers 304 when the caller of a GET or HEAD has it already: true.

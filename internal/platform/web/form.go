@@ -34,9 +34,7 @@ func formable(s *shape) bool {
 func formToJSON(buf *bytes.Buffer, want *shape) error {
 	form, err := url.ParseQuery(buf.String())
 	if err != nil {
-		e := levee.E(levee.CodeMalformed, "the body is not a well formed form").Because(err)
-		e.Fields = []levee.Field{{Field: "body", Allowed: "name=value&name=value, percent-encoded", Given: ""}}
-		return e
+		return refuse(levee.CodeMalformed, "body", "name=value&name=value, percent-encoded", "", "the body is not a well formed form").Because(err)
 	}
 	out := make([]byte, 0, buf.Len()+16)
 	out = append(out, '{')
@@ -48,9 +46,7 @@ func formToJSON(buf *bytes.Buffer, want *shape) error {
 		case !known:
 			return levee.Invalid(field, "one of the known fields: "+want.names(), name)
 		case f.kind != kindArray && len(values) > 1:
-			e := levee.E(levee.CodeMalformed, "%s is given twice", field)
-			e.Fields = []levee.Field{{Field: field, Allowed: "once", Given: "twice"}}
-			return e
+			return refuse(levee.CodeMalformed, field, "once", "twice", "%s is given twice", field)
 		case f.kind != kindArray && values[0] == "" && f.kind != kindString:
 			continue // what a browser sends for an input that was left empty
 		}

@@ -50,9 +50,7 @@ func IdempotencyKey(r *http.Request, required bool) (string, error) {
 
 func errKey(allowed, given string) error {
 	given = levee.Shorten(strings.ToValidUTF8(given, "\uFFFD"), 80)
-	e := levee.E(levee.CodeMalformed, "header.Idempotency-Key must be %s, got %q", allowed, given)
-	e.Fields = []levee.Field{{Field: "header.Idempotency-Key", Allowed: allowed, Given: given}}
-	return e
+	return refuse(levee.CodeMalformed, "header.Idempotency-Key", allowed, given, "header.Idempotency-Key must be %s, got %q", allowed, given)
 }
 
 // parseKey reads a bare key, or an sf-string (RFC 9651), as the draft of the header has it: both mean the same key.
@@ -220,14 +218,14 @@ func Prune(ctx context.Context, d *db.DB, before time.Time) (n int64, err error)
 		var deleted int64
 		err := d.Tx(ctx, "web.prune", func(ctx context.Context, tx *db.Tx) error {
 			// The time up to which one portion reaches: portable, where DELETE … LIMIT is not.
-			var upTo int64
+			var upTo db.NullInt64
 			err := tx.QueryRow(ctx, "SELECT MAX(created_at) FROM "+
 				"(SELECT created_at FROM web_answer WHERE created_at < ? ORDER BY created_at LIMIT ?) AS oldest",
-				before.UnixMicro(), pruneMax).Scan(&nullable{&upTo})
-			if err != nil || upTo == 0 {
+				before.UnixMicro(), pruneMax).Scan(&upTo)
+			if err != nil || !upTo.Valid {
 				return err
 			}
-			res, err := tx.Exec(ctx, "DELETE FROM web_answer WHERE created_at <= ?", upTo)
+			res, err := tx.Exec(ctx, "DELETE FROM web_answer WHERE created_at <= ?", upTo.Int64)
 			if err != nil {
 				return err
 			}
@@ -239,19 +237,4 @@ func Prune(ctx context.Context, d *db.DB, before time.Time) (n int64, err error)
 		}
 		n += deleted
 	}
-}
-
-// nullable reads NULL as 0.
-type nullable struct{ n *int64 }
-
-func (n *nullable) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*n.n = 0
-	case int64:
-		*n.n = v
-	default:
-		return fmt.Errorf("%T is no integer", v)
-	}
-	return nil
 }

@@ -37,7 +37,6 @@ type problemField struct {
 // The methods by which huma treats a problem as the error it is.
 func (p *problem) Error() string             { return p.Code + ": " + p.Detail }
 func (p *problem) GetStatus() int            { return p.Status }
-func (p *problem) GetHeaders() http.Header   { return p.headers }
 func (p *problem) ContentType(string) string { return problemType }
 
 const problemType = "application/problem+json"
@@ -94,11 +93,6 @@ type withStatus struct {
 
 func (e *withStatus) Error() string { return e.err.Error() }
 func (e *withStatus) Unwrap() error { return e.err }
-
-// GetStatus, GetHeaders and ContentType let huma answer 304 as it is.
-func (e *withStatus) GetStatus() int            { return e.status }
-func (e *withStatus) GetHeaders() http.Header   { return e.header }
-func (e *withStatus) ContentType(string) string { return problemType }
 
 // statusClientGone is logged when the caller left before he was answered; nobody sees it.
 const statusClientGone = 499
@@ -250,6 +244,13 @@ func WriteJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
 	_, _ = w.Write(body)
 }
 
+// refuse makes an error about one field.
+func refuse(code levee.Code, field, allowed, given, format string, args ...any) *levee.Error {
+	e := levee.E(code, format, args...)
+	e.Fields = []levee.Field{{Field: field, Allowed: allowed, Given: given}}
+	return e
+}
+
 // Errors of the router itself.
 func errNoRoute(r *http.Request) error {
 	return levee.E(levee.CodeNotFound, "there is nothing at %s", levee.Shorten(strings.ToValidUTF8(r.URL.Path, "\uFFFD"), 120))
@@ -257,7 +258,6 @@ func errNoRoute(r *http.Request) error {
 
 func errMethod(r *http.Request, allowed []string) error {
 	list := strings.Join(allowed, ", ")
-	e := levee.E(levee.CodeMethodNotAllowed, "%s is not allowed here, only %s", levee.Shorten(r.Method, 16), list)
-	e.Fields = []levee.Field{{Field: "method", Allowed: list, Given: r.Method}}
+	e := refuse(levee.CodeMethodNotAllowed, "method", list, r.Method, "%s is not allowed here, only %s", levee.Shorten(r.Method, 16), list)
 	return &withStatus{err: e, status: http.StatusMethodNotAllowed, header: http.Header{"Allow": {list}}}
 }

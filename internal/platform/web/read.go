@@ -55,11 +55,13 @@ func decodeJSON(data []byte, v any) error {
 	}
 	if err := unmarshalJSON(data, v); err != nil {
 		// A type with its own reader refused a value: its words are for the log.
-		e := levee.E(levee.CodeInvalid, "the body holds a value that is not allowed where it stands").Because(err)
-		e.Fields = []levee.Field{{Field: "body", Allowed: "values as documented", Given: ""}}
-		return e
+		return errValue(err)
 	}
 	return nil
+}
+
+func errValue(cause error) error {
+	return refuse(levee.CodeInvalid, "body", "values as documented", "", "the body holds a value that is not allowed where it stands").Because(cause)
 }
 
 // readBody reads the whole body into buf: at most max bytes when max is positive.

@@ -201,9 +201,8 @@ func (s *Server) plain(pattern string, quiet bool, h http.Handler) http.Handler 
 func (s *Server) admit(c *call, r *http.Request) error {
 	rt := c.route
 	if v := r.Header["Api-Version"]; len(v) > 0 && v[0] != apiVersion {
-		e := levee.E(levee.CodeNotAcceptable, "there is no version %q of the API, only %s", levee.Shorten(v[0], 20), apiVersion)
-		e.Fields = []levee.Field{{Field: "header.Api-Version", Allowed: apiVersion, Given: v[0]}}
-		return e
+		return refuse(levee.CodeNotAcceptable, "header.Api-Version", apiVersion, v[0],
+			"there is no version %q of the API, only %s", levee.Shorten(v[0], 20), apiVersion)
 	}
 	if err := s.authenticate(c, r); err != nil {
 		return err
@@ -288,9 +287,7 @@ func (rt *route) takes(mt string) bool {
 func (rt *route) checkQuery(raw string) error {
 	q, err := url.ParseQuery(raw)
 	if err != nil {
-		e := levee.E(levee.CodeMalformed, "the query is not well formed").Because(err)
-		e.Fields = []levee.Field{{Field: "query", Allowed: "name=value&name=value, percent-encoded", Given: raw}}
-		return e
+		return refuse(levee.CodeMalformed, "query", "name=value&name=value, percent-encoded", raw, "the query is not well formed").Because(err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(q)) {
 		field := "query." + levee.Shorten(strings.ToValidUTF8(name, "\uFFFD"), 60)

@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -65,9 +66,8 @@ func (s *scanner) broken(expected string) error {
 	if s.pos < len(s.data) {
 		given = strings.ToValidUTF8(string(s.data[s.pos:min(s.pos+12, len(s.data))]), "\uFFFD")
 	}
-	e := levee.E(levee.CodeMalformed, "the body is not JSON at byte %d (%s): expected %s, got %q", s.pos, s.where(), expected, given)
-	e.Fields = []levee.Field{{Field: s.where(), Allowed: expected, Given: given}}
-	return e
+	at := s.where()
+	return refuse(levee.CodeMalformed, at, expected, given, "the body is not JSON at byte %d (%s): expected %s, got %q", s.pos, at, expected, given)
 }
 
 func (s *scanner) invalid(allowed string, given []byte) error {
@@ -93,9 +93,7 @@ func (s *scanner) space() {
 func (s *scanner) document(want *shape) error {
 	s.space()
 	if s.pos == len(s.data) {
-		e := levee.E(levee.CodeMalformed, "the body is empty; it must be JSON")
-		e.Fields = []levee.Field{{Field: "body", Allowed: "JSON", Given: ""}}
-		return e
+		return refuse(levee.CodeMalformed, "body", "JSON", "", "the body is empty; it must be JSON")
 	}
 	if err := s.value(want); err != nil {
 		return err
@@ -184,9 +182,7 @@ func (s *scanner) object(want *shape) error {
 		}
 		s.path = append(s.path, step{key, -1})
 		if seen(s.keys[first:], many, key) {
-			e := levee.E(levee.CodeMalformed, "%s is given twice", s.where())
-			e.Fields = []levee.Field{{Field: s.where(), Allowed: "once", Given: "twice"}}
-			return e
+			return refuse(levee.CodeMalformed, s.where(), "once", "twice", "%s is given twice", s.where())
 		}
 		switch {
 		case many != nil:
@@ -272,9 +268,7 @@ func (s *scanner) array(want *shape) error {
 }
 
 func (s *scanner) tooDeep() error {
-	e := levee.E(levee.CodeMalformed, "the body nests more than %d deep", maxDepth)
-	e.Fields = []levee.Field{{Field: "body", Allowed: fmt.Sprintf("at most %d levels", maxDepth), Given: "more"}}
-	return e
+	return refuse(levee.CodeMalformed, "body", fmt.Sprintf("at most %d levels", maxDepth), "more", "the body nests more than %d deep", maxDepth)
 }
 
 // str reads a string and returns what stands between its quotes, and whether that holds no escapes.
@@ -341,58 +335,15 @@ func hex4(b []byte) (rune, bool) {
 	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
 		return 0, false
 	}
-	var r rune
-	for _, c := range b[2:6] {
-		switch {
-		case '0' <= c && c <= '9':
-			c -= '0'
-		case 'a' <= c && c <= 'f':
-			c -= 'a' - 10
-		case 'A' <= c && c <= 'F':
-			c -= 'A' - 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
-	return r, true
+	n, err := strconv.ParseUint(string(b[2:6]), 16, 32)
+	return rune(n), err == nil
 }
 
 // unescape resolves the escapes of a string that str has passed.
 func unescape(raw []byte) []byte {
-	out := make([]byte, 0, len(raw))
-	for i := 0; i < len(raw); {
-		if raw[i] != '\\' {
-			out = append(out, raw[i])
-			i++
-			continue
-		}
-		switch raw[i+1] {
-		case 'b':
-			out = append(out, '\b')
-		case 'f':
-			out = append(out, '\f')
-		case 'n':
-			out = append(out, '\n')
-		case 'r':
-			out = append(out, '\r')
-		case 't':
-			out = append(out, '\t')
-		case 'u':
-			r, _ := hex4(raw[i:])
-			if utf16.IsSurrogate(r) {
-				low, _ := hex4(raw[i+6:])
-				r = utf16.DecodeRune(r, low)
-				i += 6
-			}
-			out = utf8.AppendRune(out, r)
-			i += 4
-		default:
-			out = append(out, raw[i+1])
-		}
-		i += 2
-	}
-	return out
+	var s string
+	_ = json.Unmarshal(append(append([]byte(`"`), raw...), '"'), &s) // has been checked
+	return []byte(s)
 }
 
 // digits skips digits and reports whether there was at least one.

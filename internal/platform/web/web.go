@@ -17,7 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
@@ -313,5 +312,3 @@ func (s *Server) Routes() []string {
 func (s *Server) OpenAPI() ([]byte, error) {
 	return marshalDocument(s.api.OpenAPI())
 }
-
-var _ huma.API = (*api)(nil)

@@ -1,0 +1,273 @@
+package rehearse
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// releaseTick is the least time between two releases of presses. Shorter costs the server's processor more than it gains:
+// latency counts from the intended moment all the same.
+const releaseTick = 100 * time.Microsecond
+
+// office is the open loop: it releases presses at their moments whatever the answers, hands each to a free clerk (a connection),
+// and lets those wait in line for whom none is free. Their wait counts.
+type office struct {
+	s      *stage
+	coming *arrivals
+	wake   chan struct{} // capacity 1
+	cut    atomic.Bool   // the end: what fails now fails because we hang up
+
+	mu     sync.Mutex // guards all below
+	later  flows      // not due yet
+	ready  []*flow    // due, waiting for a clerk; from first on
+	first  int
+	idle   []*clerk // a stack, so that few connections stay busy and warm
+	inPlay int      // flows without a last word
+	left   []*flow  // in flight at the end
+	sleeps time.Duration
+}
+
+// flows is a heap by moment.
+type flows []*flow
+
+func (h flows) Len() int           { return len(h) }
+func (h flows) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h flows) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *flows) Push(x any)        { *h = append(*h, x.(*flow)) }
+func (h *flows) Pop() any {
+	old := *h
+	f := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return f
+}
+
+// clerk is one connection and the goroutine that uses it.
+type clerk struct {
+	wire   *wire
+	shard  *shard
+	reader reader
+	hand   chan *flow // capacity 1
+}
+
+func (s *stage) newOffice(coming *arrivals, open []*flow) *office {
+	o := &office{s: s, coming: coming, wake: make(chan struct{}, 1), later: open, inPlay: len(open)}
+	heap.Init(&o.later)
+	return o
+}
+
+// run serves until every press has its last word or the deadline (since the start) passes; then those without one get theirs.
+func (o *office) run(ctx context.Context, deadline time.Duration) error {
+	var clerks sync.WaitGroup
+	for i := range o.s.cfg.Connections {
+		c := &clerk{wire: newWire(o.s.net, o.s.cfg.Timeout), shard: o.s.rec.shard(i), hand: make(chan *flow, 1)}
+		o.idle = append(o.idle, c)
+		clerks.Go(func() { o.serve(ctx, c) })
+	}
+	err := o.release(ctx, deadline)
+	o.cut.Store(true)
+	o.s.net.cut() // whoever waits for an answer learns it now
+	o.mu.Lock()
+	for _, c := range o.idle {
+		close(c.hand)
+	}
+	o.idle = nil
+	o.mu.Unlock()
+	clerks.Wait()
+	o.abandon()
+	return err
+}
+
+// release hands out presses at their moments.
+func (o *office) release(ctx context.Context, deadline time.Duration) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := o.s.now()
+		next, over := o.due(now)
+		if over || now >= deadline {
+			return nil
+		}
+		timer.Reset(max(releaseTick, min(next, deadline)-now))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		case <-o.wake:
+		}
+	}
+}
+
+// due releases all whose moment has come and returns the next moment; over: nobody comes any more and everybody has his last word.
+func (o *office) due(now time.Duration) (next time.Duration, over bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	cfg, s := &o.s.cfg, o.s
+	for o.coming != nil && !o.coming.over() && o.coming.at <= now {
+		n, at := o.coming.next()
+		f := &flow{press: n, buyer: int32(n % uint64(len(s.crowd))), pressed: at, due: at}
+		s.rec.arrived(s.rec.shard(int(n)), at, now-at)
+		o.inPlay++
+		o.enlist(f)
+		if cfg.Double > 0 && habit(cfg.Seed, n, askDouble) < cfg.Double {
+			twin := *f
+			twin.twin = true
+			twin.due += doubleAfter + time.Duration(habit(cfg.Seed, n, askDoubleAfter)*float64(doubleRange))
+			o.inPlay++
+			heap.Push(&o.later, &twin)
+		}
+	}
+	for len(o.later) > 0 && o.later[0].due <= now {
+		o.enlist(heap.Pop(&o.later).(*flow))
+	}
+	o.sleeps = 1<<63 - 1
+	more := o.coming != nil && !o.coming.over()
+	if more {
+		o.sleeps = o.coming.at
+	}
+	if len(o.later) > 0 {
+		o.sleeps = min(o.sleeps, o.later[0].due)
+	}
+	return o.sleeps, !more && o.inPlay == 0
+}
+
+// enlist hands a flow to a clerk or puts it in the line. The caller holds mu.
+func (o *office) enlist(f *flow) {
+	if n := len(o.idle); n > 0 {
+		c := o.idle[n-1]
+		o.idle = o.idle[:n-1]
+		c.hand <- f
+		return
+	}
+	o.ready = append(o.ready, f)
+}
+
+// waiting is how many presses wait for a free connection.
+func (o *office) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.ready) - o.first
+}
+
+func (o *office) rouse() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// back takes a flow that was served, and gives the clerk the next one or nil.
+func (o *office) back(c *clerk, f *flow, done bool) *flow {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.cut.Load():
+		if done {
+			o.inPlay--
+		} else {
+			o.left = append(o.left, f)
+		}
+		close(c.hand)
+		return nil
+	case done:
+		if o.inPlay--; o.inPlay == 0 {
+			o.rouse()
+		}
+	default:
+		heap.Push(&o.later, f)
+		if f.due < o.sleeps {
+			o.rouse()
+		}
+	}
+	if o.first == len(o.ready) {
+		o.ready, o.first = o.ready[:0], 0
+		o.idle = append(o.idle, c)
+		return nil
+	}
+	f, o.ready[o.first] = o.ready[o.first], nil
+	if o.first++; o.first > 1024 && o.first > len(o.ready)/2 {
+		o.ready, o.first = append(o.ready[:0], o.ready[o.first:]...), 0
+	}
+	return f
+}
+
+func (o *office) serve(ctx context.Context, c *clerk) {
+	defer c.wire.drop()
+	for f := range c.hand {
+		for f != nil {
+			f = o.back(c, f, o.serveOne(ctx, c, f))
+		}
+	}
+}
+
+// serveOne makes one request of a flow and tells whether that was its last.
+func (o *office) serveOne(ctx context.Context, c *clerk, f *flow) (done bool) {
+	s, who := o.s, &o.s.crowd[f.buyer]
+	start := s.now()
+	poll := f.reservation != ""
+	a, sent, err := c.wire.exchange(ctx, s.begun.Add(start), func(dst []byte) []byte {
+		if poll {
+			return s.phrases.ask(dst, who, f.reservation)
+		}
+		return s.phrases.purchase(dst, who, f.press)
+	})
+	end := s.now()
+	f.sent = f.sent || sent
+	var v verdict
+	if err != nil {
+		if o.cut.Load() {
+			f.unknown = f.unknown || sent
+			return false
+		}
+		v = s.lost(f, sent, err)
+	} else {
+		v = s.hear(f, &a, &c.reader)
+	}
+	s.rec.answered(c.shard, event{class: v.class, poll: poll, meant: f.due, sent: start, done: end})
+	last, done := s.goOn(f, v, end)
+	if done {
+		s.lastWord(c.shard, f, last, end)
+	}
+	return done
+}
+
+// lastWord notes how a press ended. The second click of a double click is the same press and not counted again, unless it left
+// something unknown.
+func (s *stage) lastWord(shard *shard, f *flow, last final, at time.Duration) {
+	switch {
+	case !f.twin:
+		s.told.finish(f.buyer, last)
+		s.rec.settled(shard, at-f.pressed)
+	case last == finalUnknown:
+		s.told.counts[finalUnknown].Add(1)
+	case last == finalOrdered:
+		s.told.last[f.buyer].Store(uint32(finalOrdered))
+	}
+}
+
+// abandon gives a last word to all who have none when the time is over. It runs after all clerks have gone.
+func (o *office) abandon() {
+	now := o.s.now()
+	shard := o.s.rec.shard(0)
+	all := append(append(o.left, o.ready[o.first:]...), o.later...)
+	for _, f := range all {
+		last := finalGaveUp
+		switch {
+		case f.unknown:
+			last = finalUnknown
+		case !f.sent && !f.twin:
+			last = finalNeverWas
+			o.s.rec.unsent(shard, f.pressed, now)
+		}
+		o.s.lastWord(shard, f, last, now)
+	}
+	o.left, o.ready, o.later, o.first = nil, nil, nil, 0
+	for o.coming != nil && !o.coming.over() { // cut short: those who never came
+		n, at := o.coming.next()
+		o.s.rec.unsent(shard, at, max(now, at))
+		o.s.told.finish(int32(n%uint64(len(o.s.crowd))), finalNeverWas)
+	}
+}
