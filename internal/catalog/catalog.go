@@ -45,8 +45,8 @@ const (
 	MaxTitle       = 150               // characters; its search key has to fit into an index of 190
 	MaxName        = 150               // characters of a SKU's name and of a picture's alternative text
 	MaxDescription = 20_000            // bytes
-	MaxPrice       = 1_000_000_000_000 // minor units; times MaxQuantity it still fits into 63 bits
-	MaxQuantity    = 1_000_000         // units in one taking
+	MaxPrice       = 1_000_000_000_000 // minor units; a line of an order checks its own product
+	MaxQuantity    = 100_000_000       // units in one taking: a sale takes all of its units at once
 	MaxOnHand      = 1_000_000_000     // units of one SKU
 	MaxSKUs        = 200               // SKUs of one product
 	MaxPictures    = 10                // pictures of one product

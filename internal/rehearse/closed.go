@@ -239,4 +239,3 @@ func (c *closed) fill(ctx context.Context, l *lane, now time.Time, next *uint64,
 	_ = l.send(now)
 	return nil
 }
-

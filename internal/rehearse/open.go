@@ -265,9 +265,4 @@ func (o *office) abandon() {
 		o.s.lastWord(shard, f, last, now)
 	}
 	o.left, o.ready, o.later, o.first = nil, nil, nil, 0
-	for o.coming != nil && !o.coming.over() { // cut short: those who never came
-		n, at := o.coming.next()
-		o.s.rec.unsent(shard, at, max(now, at))
-		o.s.told.finish(int32(n%uint64(len(o.s.crowd))), finalNeverWas)
-	}
 }

@@ -99,6 +99,18 @@ func (t *told) pay(order string, done bool) {
 	}
 }
 
+// paidUnits is how many units people were told they have paid.
+func (t *told) paidUnits() (n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.orders {
+		if p.paid {
+			n += int64(p.quantity)
+		}
+	}
+	return n
+}
+
 // finish notes the last word of a press.
 func (t *told) finish(buyer int32, f final) {
 	t.counts[f].Add(1)

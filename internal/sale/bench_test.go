@@ -100,7 +100,8 @@ func BenchmarkOrders(b *testing.B) {
 			s := newShop(b, Config{})
 			s.Obs.Log = slog.New(slog.DiscardHandler)
 			s.run(b)
-			l := s.open(b, 50_000_000, 1, func(t *Terms) {})
+			s.stock(b, 100_000_000)
+			l := s.open(b, 50_000_000, 1)
 			var next atomic.Int64
 			b.ResetTimer()
 			started := time.Now()
@@ -125,6 +126,7 @@ func BenchmarkOrders(b *testing.B) {
 	}
 	b.Run("bare rows, 100 a transaction", func(b *testing.B) {
 		s := newShop(b, Config{})
+		s.stock(b, 100_000_000)
 		l := s.open(b, 50_000_000, 1)
 		v := l.view.Load()
 		b.ResetTimer()
@@ -157,7 +159,8 @@ func BenchmarkOrders(b *testing.B) {
 // BenchmarkLoadGate measures how long a restart takes to know a million buyers.
 func BenchmarkLoadGate(b *testing.B) {
 	s := newShop(b, Config{})
-	l := s.open(b, 2_000_000, 1, func(t *Terms) {})
+	s.stock(b, 100_000_000)
+	l := s.open(b, 2_000_000, 1)
 	v := l.view.Load()
 	base := int64(v.ID)
 	for i := 0; i < 1_000_000; {

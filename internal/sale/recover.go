@@ -266,8 +266,11 @@ func (s *Service) Reservation(ctx context.Context, id levee.ReservationID, who l
 		return ReservationStatus{}, err
 	}
 	if !found {
-		if e := s.refuse.of(id); e != nil {
-			return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: e}, nil
+		switch kept := s.refuse.of(id); {
+		case kept.existing != 0:
+			return s.Reservation(ctx, kept.existing, who)
+		case kept.err != nil:
+			return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: kept.err}, nil
 		}
 		return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: errPlaceLost}, nil
 	}

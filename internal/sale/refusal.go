@@ -30,16 +30,17 @@ func (v *Sale) notOpen() *refusal {
 		With("starts_at", v.StartsAt.Format(time.RFC3339Nano)))
 }
 
-// refusals keeps for ten minutes why a reservation that was answered 202 became nothing, so that its buyer learns the reason
-// when he asks. It is bounded; who falls out is told that his place was lost, which is true.
+// refusals keeps for ten minutes why a reservation that was answered 202 became nothing, or which one its idempotency key had
+// before, so that its buyer learns it when he asks. It is bounded; who falls out is told that his place was lost, which is true.
 type refusals struct {
 	mu  sync.Mutex // guards all below
 	why map[levee.ReservationID]refused
 }
 
 type refused struct {
-	err   error
-	until time.Time
+	err      error
+	existing levee.ReservationID // instead of err: the key's first answer
+	until    time.Time
 }
 
 const (
@@ -49,18 +50,18 @@ const (
 
 func newRefusals() *refusals { return &refusals{why: map[levee.ReservationID]refused{}} }
 
-func (r *refusals) keep(id levee.ReservationID, err error, now time.Time) {
+func (r *refusals) keep(id levee.ReservationID, o outcome, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.why) < refusalsAtMost {
-		r.why[id] = refused{err: err, until: now.Add(refusalKept)}
+		r.why[id] = refused{err: o.err, existing: o.existing, until: now.Add(refusalKept)}
 	}
 }
 
-func (r *refusals) of(id levee.ReservationID) error {
+func (r *refusals) of(id levee.ReservationID) refused {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.why[id].err
+	return r.why[id]
 }
 
 func (r *refusals) sweep(now time.Time) {
@@ -78,7 +79,9 @@ func (s *Service) settledLate(l *live, t *taking) {
 	place := "ordered"
 	if t.result.err != nil {
 		place = "refused"
-		s.refuse.keep(t.id, t.result.err, s.Obs.Clock())
+	}
+	if t.result != (outcome{}) {
+		s.refuse.keep(t.id, t.result, s.Obs.Clock())
 	}
 	public := s.Sealer.Seal(levee.KindReservation, int64(t.id))
 	s.Push.Publish("reservation:"+public, "reservation", []byte(`{"reservation":"`+public+`","place":"`+place+`"}`))

@@ -152,13 +152,13 @@ func (s *Service) withdrawTx(ctx context.Context, tx *db.Tx, v *Sale, units int6
 	if v.Rehearsal {
 		return nil
 	}
-	return s.Catalog.ReturnTx(ctx, tx, v.SKU, units, reason, s.ref(v.ID))
+	return s.Catalog.ReturnTx(ctx, tx, v.SKU, units, catalogReason, s.ref(v.ID))
 }
 
 // offerTx brings units into the sale, out of the catalog's stock on hand. It fails with CodeOutOfStock if fewer are there.
 func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, actor levee.UserID, reason string) error {
 	if !v.Rehearsal {
-		if err := s.Catalog.TakeTx(ctx, tx, v.SKU, units, reason, s.ref(v.ID)); err != nil {
+		if err := s.Catalog.TakeTx(ctx, tx, v.SKU, units, catalogReason, s.ref(v.ID)); err != nil {
 			return err
 		}
 	}
@@ -167,6 +167,9 @@ func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, 
 	}
 	return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedOffered, units: units, actor: actor, reason: short(reason)})
 }
+
+// catalogReason is the word for a sale's movements in the catalog's ledger; who and why stand in the sale's own.
+const catalogReason = "sale"
 
 // ref is how the catalog's ledger names a sale.
 func (s *Service) ref(sale levee.SaleID) string {

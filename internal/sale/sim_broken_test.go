@@ -2,21 +2,347 @@ package sale
 
 import (
 	"context"
+	"testing"
+	"time"
 
 	"levee"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 )
 
-// flaw is what a broken engine does otherwise. The fields that are nil leave the engine as it is.
+// A simulation is worth what it catches: each of these engines breaks one promise in one place, as a program that is nearly
+// right does, and must be caught within simPatience seeds.
+const simPatience = 500
+
+func TestSimulationCatchesBrokenEngines(t *testing.T) {
+	t.Parallel()
+	h := openSimHouse(t)
+	for _, f := range flaws() {
+		t.Run(f.name, func(t *testing.T) {
+			started := time.Now()
+			for seed := uint64(1); seed <= simPatience; seed++ {
+				if _, failure := h.run(seed, f); failure != nil {
+					t.Logf("caught after %d seeds, %s: %s", seed, time.Since(started).Round(time.Millisecond), failure.what)
+					return
+				}
+			}
+			t.Errorf("not caught in %d seeds", simPatience)
+		})
+	}
+}
+
+// flaw is what a broken engine does otherwise. The fields that are nil or false leave the engine as it is.
 type flaw struct {
-	name        string
-	settle      func(w *world, batch []*taking)
-	source      func(w *world, s *Service) order.Source
-	loaded      func(w *world, before uint64)
-	lateSoldOut func(w *world)
-	giveUp      func(w *world, id levee.ReservationID)
-	expire      func(w *world, ctx context.Context, tx *db.Tx, id levee.ReservationID) error
-	neverAsks   bool
-	trueGate    bool // no drift of the gate, so that the flaw alone is to be found
+	name           string
+	settle         func(w *world, batch []*taking)
+	source         func(w *world, s *Service) order.Source
+	load           func(w *world)
+	lateSoldOut    func(w *world)
+	giveUp         func(w *world, id levee.ReservationID)
+	expire         func(w *world, ctx context.Context, tx *db.Tx, id levee.ReservationID) error
+	neverAsks      bool
+	refundsRevived bool
+	trueGate       bool // the gate does not drift, so that the flaw alone is to be found
+}
+
+func flaws() []*flaw {
+	broken := func(f func(*brokenSource)) func(*world, *Service) order.Source {
+		return func(_ *world, s *Service) order.Source {
+			b := &brokenSource{source: (*source)(s)}
+			f(b)
+			return b
+		}
+	}
+	return []*flaw{
+		{name: "stock is not asked for again in SQL", settle: looseness{stock: true}.settle},
+		{name: "the limit is the gate's alone", settle: looseness{limit: true}.settle},
+		{name: "the key is the gate's alone", settle: looseness{key: true}.settle},
+		{name: "stock and reservation in two transactions", settle: looseness{split: true}.settle},
+		{name: "the answer before the commit", settle: tellFirst},
+		{name: "an unknown outcome is undone blindly", settle: looseness{blind: true}.settle, trueGate: true},
+		{name: "a release loses the unit in SQL", source: broken(func(b *brokenSource) { b.release = &releasing{lost: true} })},
+		{name: "a release does not reach the gate", source: broken(func(b *brokenSource) { b.release = &releasing{untold: true} }), trueGate: true},
+		{name: "a release comes twice and nothing compares", source: broken(func(b *brokenSource) { b.release = &releasing{unchecked: true} }), giveUp: giveUpTwice},
+		{name: "a revival takes a unit that is not free", source: broken(func(b *brokenSource) { b.reviveBlindly = true })},
+		{name: "revived and refunded both", refundsRevived: true},
+		{name: "expiry ignores the payment", neverAsks: true, expire: expireBlindly},
+		{name: "a load forgets what is unsettled", load: loadForgetfully, trueGate: true},
+		{name: "a load reads outside of the writer's order", load: loadStale, trueGate: true},
+		{name: "a late sold out shuts the switch", lateSoldOut: func(w *world) { w.l.sw.epoch = 0 }, trueGate: true},
+		{name: "a key is forgotten with its units", source: broken(func(b *brokenSource) { b.release = &releasing{forgets: true} }), trueGate: true},
+	}
+}
+
+// looseness is a settlement that leaves one thing out.
+type looseness struct{ stock, limit, key, split, blind bool }
+
+func (x looseness) settle(w *world, batch []*taking) {
+	err := x.once(w, batch)
+	if err == nil {
+		return
+	}
+	found, lookErr := map[levee.ReservationID]bool{}, error(nil)
+	if !x.blind {
+		found, lookErr = w.sales.settledAmong(context.Background(), batch)
+	}
+	if lookErr != nil {
+		w.fail("%v", lookErr)
+	}
+	w.sales.resolveUnknown(w.l, batch, found, err)
+}
+
+func (x looseness) once(w *world, batch []*taking) error {
+	s, l := w.sales, w.l
+	var lost error
+	var v *Sale
+	var won []*taking
+	var units int64
+	insert := func(ctx context.Context, tx *db.Tx) error {
+		now := s.Obs.Clock()
+		if err := s.insertReservationsTx(ctx, tx, v.ID, won, now); err != nil {
+			return err
+		}
+		if err := s.Orders.CreateManyTx(ctx, tx, s.newOrders(v, won, now)); err != nil {
+			return err
+		}
+		return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedReserved, units: units, reservation: won[0].id})
+	}
+	err := s.DB.Tx(context.Background(), "sale.settle", func(ctx context.Context, tx *db.Tx) (err error) {
+		var stock Stock
+		if v, stock, err = s.lockSale(ctx, tx, w.sale); err != nil {
+			return err
+		}
+		held, err := s.heldBy(ctx, tx, w.sale, batch)
+		if err != nil {
+			return err
+		}
+		judged := *v
+		if x.limit {
+			judged.PerBuyer = 1 << 20
+		}
+		if x.stock {
+			stock.Remaining = 1 << 40
+		}
+		for _, list := range held {
+			for i := range list {
+				if x.key {
+					list[i].key = 0
+				}
+			}
+		}
+		tx.AtCommit(func() {
+			if lost = s.step("settle.answer"); lost == nil && (!x.split || len(won) == 0) {
+				s.accountFor(l, batch)
+			}
+		})
+		if won, units = s.judge(&judged, stock, held, batch); len(won) == 0 {
+			return nil
+		}
+		condition := " AND remaining>=?"
+		if x.stock {
+			condition = " AND ?>0"
+		}
+		if err := s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining-?, reserved=reserved+? WHERE sale_id=?"+condition,
+			units, units, w.sale, units); err != nil {
+			return err
+		}
+		if err := s.step("settle.after_stock"); err != nil || x.split {
+			return err
+		}
+		if err := insert(ctx, tx); err != nil {
+			return err
+		}
+		return s.step("settle.before_commit")
+	})
+	if err == nil && lost == nil && x.split && len(won) > 0 {
+		if err = s.step("settle.after_first_commit"); err == nil {
+			err = s.DB.Tx(context.Background(), "sale.settle", insert)
+		}
+		if err == nil {
+			s.accountFor(l, batch)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return lost
+}
+
+// tellFirst answers the buyers and writes afterwards.
+func tellFirst(w *world, batch []*taking) {
+	written := make([]*taking, len(batch))
+	for i, t := range batch {
+		t.result = outcome{}
+		c := *t
+		written[i] = &c
+	}
+	w.inHand = nil
+	w.hand(batch, w.sales.deliver)
+	w.sales.settleBatch(context.Background(), w.l, written)
+}
+
+// brokenSource is the sale as order sees it, with a flaw in one of its methods.
+type brokenSource struct {
+	*source
+	release       *releasing
+	reviveBlindly bool
+}
+
+// releasing is a release that leaves one thing out.
+type releasing struct{ lost, untold, unchecked, forgets bool }
+
+func (b *brokenSource) ReleaseTx(ctx context.Context, tx *db.Tx, o order.Order, reason string) error {
+	switch {
+	case b.release == nil:
+		return b.source.ReleaseTx(ctx, tx, o, reason)
+	case b.release.forgets:
+		err := b.source.ReleaseTx(ctx, tx, o, reason)
+		tx.AtCommit(func() {
+			if l := (*Service)(b.source).liveByID(levee.SaleID(o.SourceRef)); l != nil {
+				l.gate.mu.Lock()
+				if e := l.gate.buyers.find(o.Buyer); e != nil {
+					l.gate.dropIfEmpty(e)
+				}
+				l.gate.mu.Unlock()
+			}
+		})
+		return err
+	}
+	return b.release.tx(ctx, tx, (*Service)(b.source), levee.ReservationID(o.ID))
+}
+
+func (x *releasing) tx(ctx context.Context, tx *db.Tx, s *Service, id levee.ReservationID) error {
+	r, err := s.reservationTx(ctx, tx, id)
+	if err != nil {
+		return err
+	}
+	v, _, err := s.lockSale(ctx, tx, r.Sale)
+	if err != nil {
+		return err
+	}
+	won, err := s.moveReservationTx(ctx, tx, id, Reserved, Released)
+	if err != nil || !won && !x.unchecked {
+		return err
+	}
+	units := int64(r.Quantity)
+	back := units
+	if x.lost {
+		back = 0
+	}
+	if err := s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining+?, reserved=reserved-? WHERE sale_id=?", back, units, r.Sale); err != nil {
+		return err
+	}
+	if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: movedReleased, units: units, reservation: id}); err != nil {
+		return err
+	}
+	if v.State == StateEnded && back > 0 {
+		return s.withdrawTx(ctx, tx, v, units, 1, "given back after the sale's end")
+	}
+	if !x.untold {
+		tx.AtCommit(func() { s.gateMove(r.Sale, units, r.Buyer, -r.Quantity) })
+	}
+	return nil
+}
+
+func (b *brokenSource) ReviveTx(ctx context.Context, tx *db.Tx, o order.Order) (bool, error) {
+	if !b.reviveBlindly {
+		return b.source.ReviveTx(ctx, tx, o)
+	}
+	s, id := (*Service)(b.source), levee.ReservationID(o.ID)
+	r, err := s.reservationTx(ctx, tx, id)
+	if err != nil {
+		return false, err
+	}
+	if won, err := s.moveReservationTx(ctx, tx, id, Released, Sold); err != nil || !won {
+		return false, err
+	}
+	units := int64(r.Quantity)
+	if err := s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining-?, sold=sold+? WHERE sale_id=?", units, units, r.Sale); err != nil {
+		return false, err
+	}
+	for _, kind := range []string{movedReserved, movedSold} {
+		if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: kind, units: units, reservation: id}); err != nil {
+			return false, err
+		}
+	}
+	tx.AtCommit(func() { s.gateMove(r.Sale, -units, r.Buyer, r.Quantity) })
+	return true, nil
+}
+
+// giveUpTwice sends the release as a message that comes at least once.
+func giveUpTwice(w *world, id levee.ReservationID) {
+	err := w.tx("order.cancel", func(ctx context.Context, tx *db.Tx) error {
+		return w.orders.CancelTx(ctx, tx, levee.OrderID(id), buyer(w.won[id].buyer), "given up by the buyer")
+	})
+	if err == nil && w.chance(0.3) {
+		w.note("  the message comes once more")
+		w.tx("sale.release", func(ctx context.Context, tx *db.Tx) error {
+			return (&releasing{unchecked: true}).tx(ctx, tx, w.sales, id)
+		})
+	}
+}
+
+// expireBlindly cancels the order that was overdue when it was looked at, whatever it is now.
+func expireBlindly(w *world, ctx context.Context, tx *db.Tx, id levee.ReservationID) error {
+	s := w.sales
+	r, err := s.reservationTx(ctx, tx, id)
+	if err != nil || r.State == Released {
+		return err
+	}
+	v, _, err := s.lockSale(ctx, tx, r.Sale)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "UPDATE order_head SET state=?, due_at=NULL, version=version+1 WHERE id=?", int64(order.StateCancelled), id); err != nil {
+		return err
+	}
+	if _, err := s.moveReservationTx(ctx, tx, id, r.State, Released); err != nil {
+		return err
+	}
+	from := map[ReservationState]string{Reserved: "reserved", Sold: "sold"}[r.State]
+	units := int64(r.Quantity)
+	if err := s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining+?, "+from+"="+from+"-? WHERE sale_id=?", units, units, r.Sale); err != nil {
+		return err
+	}
+	kind := map[ReservationState]string{Reserved: movedReleased, Sold: movedReturned}[r.State]
+	if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: kind, units: units, reservation: id}); err != nil {
+		return err
+	}
+	if v.State == StateEnded {
+		return s.withdrawTx(ctx, tx, v, units, 1, "given back after the sale's end")
+	}
+	tx.AtCommit(func() { s.gateMove(r.Sale, units, r.Buyer, -r.Quantity) })
+	return nil
+}
+
+// loadForgetfully loads the gate as if nothing were under way.
+func loadForgetfully(w *world) {
+	if err := w.sales.loadGate(context.Background(), w.l); err != nil {
+		w.fail("%v", err)
+	}
+	g := w.l.gate
+	g.mu.Lock()
+	g.remaining += g.unsettled
+	g.mu.Unlock()
+}
+
+// loadStale reads beside the writer and loads whenever it gets to it.
+func loadStale(w *world) {
+	s := w.sales
+	stock, err := s.stockOf(context.Background(), w.sale)
+	if err != nil {
+		w.fail("%v", err)
+	}
+	var list []holding
+	w.rows(func(rows *db.Rows) error {
+		var h holding
+		err := rows.Scan(&h.buyer, &h.quantity)
+		list = append(list, h)
+		return err
+	}, "SELECT buyer_id, CASE WHEN state=3 THEN 0 ELSE quantity END FROM sale_reservation WHERE sale_id=?", w.sale)
+	if w.mate == nil {
+		w.between("load.read")
+	}
+	w.l.gate.load(stock.Remaining, w.l.view.Load().PerBuyer, list)
+	w.l.refreshSwitch(s.Obs.Clock())
 }

@@ -192,18 +192,31 @@ func (w *world) pay() {
 	if due.Valid {
 		deadline = time.UnixMicro(due.Int64).UTC()
 	}
-	w.h.pay++
-	p := &simPayment{id: w.h.pay, order: levee.OrderID(id), copies: 1 + w.r.IntN(3)}
+	var paidAt time.Time
 	switch w.r.IntN(6) {
 	case 0, 1:
-		p.paidAt = now
+		paidAt = now
 	case 2:
-		p.paidAt = deadline
+		paidAt = deadline
 	case 3:
-		p.paidAt = deadline.Add(time.Duration(w.r.IntN(30)) * time.Second)
+		paidAt = deadline.Add(time.Duration(w.r.IntN(30)) * time.Second)
 	case 4:
-		p.paidAt = now.Add(time.Duration(w.r.IntN(30)) * time.Second)
+		paidAt = now.Add(time.Duration(w.r.IntN(30)) * time.Second)
 	}
+	w.begins(id, paidAt)
+	w.note("payment %d for %d begins: paid at %s (deadline %s)", len(w.money), id, paidAt.Format(time.TimeOnly), deadline.Format(time.TimeOnly))
+}
+
+// payNow begins a payment whose money and notification come at once.
+func (w *world) payNow(id levee.ReservationID) {
+	w.begins(id, w.clock.Now())
+	w.notified(len(w.money) - 1)
+}
+
+// begins writes down a payment that was begun.
+func (w *world) begins(id levee.ReservationID, paidAt time.Time) {
+	w.h.pay++
+	p := &simPayment{id: w.h.pay, order: levee.OrderID(id), paidAt: paidAt}
 	err := w.h.db.Tx(context.Background(), "sim.pay", func(ctx context.Context, tx *db.Tx) error {
 		_, err := tx.Exec(ctx, "INSERT INTO sim_payment (id, order_id, state) VALUES (?,?,?)", p.id, id, simStarted)
 		return err
@@ -212,18 +225,18 @@ func (w *world) pay() {
 		w.fail("%v", err)
 	}
 	w.money = append(w.money, p)
-	w.note("payment %d for %d begins: paid at %s (deadline %s)", len(w.money), id, p.paidAt.Format(time.TimeOnly), deadline.Format(time.TimeOnly))
 }
 
 // notify brings one of the provider's notifications, first or repeated, in any order.
 func (w *world) notify() {
-	i := max(0, len(w.money)-1-w.r.IntN(10))
-	p := w.money[i]
-	if !w.paid(p) {
-		return
+	if i := max(0, len(w.money)-1-w.r.IntN(10)); w.paid(w.money[i]) {
+		w.notified(i)
 	}
+}
+
+func (w *world) notified(i int) {
+	p := w.money[i]
 	w.note("a notification of payment %d for %d", i+1, p.order)
-	p.copies--
 	var out order.Outcome
 	err := w.tx("payment.notify", func(ctx context.Context, tx *db.Tx) (err error) {
 		out, err = w.bookTx(ctx, tx, p)
@@ -254,7 +267,7 @@ func (w *world) bookTx(ctx context.Context, tx *db.Tx, p *simPayment) (order.Out
 		return 0, err
 	}
 	state = simBack
-	if out == order.OutcomePaid || out == order.OutcomeRevived {
+	if out == order.OutcomePaid || out == order.OutcomeRevived && (w.flaw == nil || !w.flaw.refundsRevived) {
 		state = simKept
 	}
 	_, err = tx.Exec(ctx, "UPDATE sim_payment SET state=? WHERE id=?", state, p.id)
@@ -299,6 +312,10 @@ func (w *world) expireOne() {
 		}
 	}
 	if w.mate == nil {
+		if !w.calm && w.chance(0.3) {
+			w.note("  and is paid in this instant:")
+			w.payNow(id)
+		}
 		w.between("expire.asked")
 	}
 	cancel := func(ctx context.Context, tx *db.Tx) error {

@@ -114,7 +114,6 @@ type simPayment struct {
 	id     int64
 	order  levee.OrderID
 	paidAt time.Time // when the provider has the money; zero: never
-	copies int       // notifications still on their way
 }
 
 // The ways in which the simulator leaves whatever it is in.
@@ -351,6 +350,9 @@ func (w *world) between(step string) {
 		w.depth++
 		w.note("meanwhile, at %s:", step)
 		w.count("meanwhile")
+		if step == "buy.known" && w.chance(0.3) {
+			w.double()
+		}
 		for range 1 + w.r.IntN(4) {
 			w.draw(inside).run()
 			w.unwind()
@@ -525,6 +527,17 @@ func (w *world) buy() {
 	w.send(b)
 }
 
+// double sends the request that runs now once more, and has it settled if the settler is free.
+func (w *world) double() {
+	b := w.current
+	w.send(&simBuy{buyer: b.buyer, quantity: b.quantity, key: b.key, async: true})
+	w.unwind()
+	if w.inHand == nil && len(w.toDeliver) < 3 && !w.settling {
+		w.pick()
+		w.settle()
+	}
+}
+
 // send runs a request until it is answered or holds the line.
 func (w *world) send(b *simBuy) {
 	w.past = append(w.past, b)
@@ -606,6 +619,9 @@ func (w *world) settle() {
 	}
 	w.settling, w.lost = false, false
 	w.unwind()
+	if w.inHand == nil { // a flaw has told them already
+		return
+	}
 	for _, t := range w.inHand {
 		switch {
 		case t.result.err != nil:
@@ -718,7 +734,10 @@ func (w *world) tick() {
 func (w *world) reconcile() {
 	before := w.l.gate.move(0, 0, 0).Epoch
 	var err error
-	if w.chance(0.6) {
+	if w.flaw != nil && w.flaw.load != nil {
+		w.note("load")
+		w.flaw.load(w)
+	} else if w.chance(0.6) {
 		w.note("reconcile")
 		err = w.sales.reconcile(context.Background(), w.l)
 	} else {
@@ -726,9 +745,6 @@ func (w *world) reconcile() {
 		_, err = w.sales.Reconcile(context.Background(), w.sale)
 	}
 	w.lawful("reconcile", err)
-	if err == nil && w.flaw != nil && w.flaw.loaded != nil {
-		w.flaw.loaded(w, before)
-	}
 	if w.lost {
 		w.tainted = true // loaded between a commit and its answer: low until the next time
 	} else if w.l.gate.move(0, 0, 0).Epoch != before {

@@ -13,21 +13,20 @@ type wish struct {
 	quantity         int32
 	first            time.Time // before it was sent for the first time
 
-	told     []string // reservations of all 201 answers; must all be one
-	queued   string   // the reservation of a 202
-	refused  string   // the code of the last answer, if that was a refusal
-	lost     bool     // the last sending has no answer
-	everLost bool     // some sending has none
-	cut      bool     // the buyer hung up on a sending: it may still be under way when the next one is answered
+	told    []string // reservations of all 201 answers; must all be one
+	queued  string   // the reservation of a 202
+	refused string   // the code of the last answer, if that was a refusal
+	lost    bool     // the last sending has no answer
+	cut     bool     // the buyer hung up on a sending: it may still be under way when the next one is answered
 
 	giveUp string // "", "tried" (no answer), "done" (204)
 	paid   string // "", "tried", "done" (the provider's page said so, before the deadline)
 }
 
-// may reports whether a reservation of this wish may exist: held says that he holds it still. A gate forgets a buyer who holds
-// nothing any more, so a key whose reservation was released may be answered "sold out" while the sale is.
-func (w *wish) may(held bool) bool {
-	return len(w.told) > 0 || w.queued != "" || w.lost || w.cut || !held && w.everLost && w.refused == "sold_out"
+// may reports whether a reservation of this wish may exist. One that was refused in the end has none: a key whose reservation
+// is there, held or released, is answered 201 again.
+func (w *wish) may() bool {
+	return len(w.told) > 0 || w.queued != "" || w.lost || w.cut
 }
 
 // row is one reservation as SQL holds it.
@@ -58,7 +57,7 @@ type book struct {
 	payWithin     time.Duration
 	offered       int64 // what operators were told to have been offered; offeredMost what they may have offered besides
 	offeredMost   int64
-	taken         time.Time // before the first look
+	taken         time.Time // after the last look
 	before, after account
 	rows          []row
 	orders        map[string]string // states of those that were looked up; "" is not found
@@ -111,8 +110,10 @@ func (b *book) accounts(say func(string, ...any)) {
 			say("sale %s: stock says %d reserved and %d sold, the rows %d and %d", b.id, st.Reserved, st.Sold, sums["reserved"], sums["sold"])
 		}
 	}
-	if g := b.after.Gate; g.Warm && g.Remaining+g.Unsettled != b.after.Stock.Remaining {
-		say("sale %s: the gate has %d + %d free, SQL %d; before %+v, after %+v", b.id, g.Remaining, g.Unsettled, b.after.Stock.Remaining, b.before, b.after)
+	// The gate is read a moment after the stock that it is shown with, and orders expire meanwhile.
+	free, low, high := b.before.Gate.Remaining+b.before.Gate.Unsettled, b.before.Stock.Remaining, b.after.Stock.Remaining
+	if b.before.Gate.Warm && (free < min(low, high) || free > max(low, high)) {
+		say("sale %s: the gate has %d free, SQL %d to %d", b.id, free, low, high)
 	}
 	if b.over && b.after.Stock.Reserved != 0 {
 		say("sale %s: %d units are still reserved after every deadline", b.id, b.after.Stock.Reserved)
@@ -157,8 +158,6 @@ func (b *book) told(wishes []*wish, say func(string, ...any)) {
 			say("sale %s: buyer %s was told 201, but there is no order %s", b.id, w.buyer, r.Order)
 		}
 		switch {
-		case r.State != "released" && w.refused == "sold_out":
-			say("sale %s: the key of %s was answered \"sold out\", and it is %s", b.id, r.Reservation, r.State)
 		case r.State == "released" && w.giveUp == "" && b.taken.Before(w.first.Add(b.payWithin)):
 			say("sale %s: reservation %s was released before its time", b.id, r.Reservation)
 		case r.State != "released" && w.giveUp == "done":
@@ -177,31 +176,21 @@ func (b *book) buyers(wishes []*wish, say func(string, ...any)) {
 		buyer    string
 		quantity int32
 	}
-	type counts struct{ rows, keys, heldRows, heldKeys int }
-	have, held := map[pair]counts{}, map[string]int32{}
+	may, have, held := map[pair]int{}, map[pair]int{}, map[string]int32{}
 	for _, w := range wishes {
-		n := have[pair{w.buyer, w.quantity}]
-		if w.may(false) {
-			n.keys++
+		if w.may() {
+			may[pair{w.buyer, w.quantity}]++
 		}
-		if w.may(true) {
-			n.heldKeys++
-		}
-		have[pair{w.buyer, w.quantity}] = n
 	}
 	for _, r := range b.rows {
-		n := have[pair{r.Buyer, r.Quantity}]
-		n.rows++
+		have[pair{r.Buyer, r.Quantity}]++
 		if r.State != "released" {
 			held[r.Buyer] += r.Quantity
-			n.heldRows++
 		}
-		have[pair{r.Buyer, r.Quantity}] = n
 	}
 	for p, n := range have {
-		if n.rows > n.keys || n.heldRows > n.heldKeys {
-			say("sale %s: buyer %s has %d reservations of %d and holds %d, but only %d and %d of his keys can have one",
-				b.id, p.buyer, n.rows, p.quantity, n.heldRows, n.keys, n.heldKeys)
+		if n > may[p] {
+			say("sale %s: buyer %s has %d reservations of %d, but only %d of his keys can have one", b.id, p.buyer, n, p.quantity, may[p])
 		}
 	}
 	for buyer, n := range held {

@@ -235,7 +235,7 @@ func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		w.lost, w.everLost = true, true
+		w.lost = true
 		if len(w.told) == 0 {
 			b.open = w
 		}
@@ -265,7 +265,7 @@ func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, e
 	case code == "idempotency_running":
 		b.open = w
 	case code == "sold_out" || code == "limit_reached" || a.status == http.StatusServiceUnavailable:
-		if len(w.told) > 0 && code != "sold_out" {
+		if len(w.told) > 0 {
 			c.wrong = append(c.wrong, fmt.Sprintf("the key of %s, told 201 before, was refused: %s", w.told[0], a.body))
 		}
 		w.refused, w.lost, b.open = code, false, nil

@@ -158,11 +158,12 @@ func (s *scene) books(wishes []*wish, every, over bool, dice *rand.Rand) ([]*boo
 	list := make([]*book, len(s.crowd.sales))
 	for i, v := range s.crowd.sales {
 		b := &book{id: v.id, perBuyer: v.perBuyer, payWithin: v.payWithin, offered: v.offered.Load(), offeredMost: v.offerMost.Load(),
-			taken: time.Now(), orders: map[string]string{}, everyOrder: every, over: over}
+			orders: map[string]string{}, everyOrder: every, over: over}
 		list[i] = b
 		if err := errors.Join(s.get("/v1/sales/"+v.id+"/account", &b.before), s.export(b), s.get("/v1/sales/"+v.id+"/account", &b.after)); err != nil {
 			return nil, err
 		}
+		b.taken = time.Now()
 		if every {
 			if err := s.allOrders(b); err != nil {
 				return nil, err

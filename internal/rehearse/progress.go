@@ -1,0 +1,130 @@
+package rehearse
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// progress tells the person at the terminal how it goes: one line that is drawn again, or plain lines where the output is a file.
+type progress struct {
+	s        *stage
+	terminal bool
+	office   atomic.Pointer[office]
+	last     time.Time // of the last line, while buyers are invented
+}
+
+func newProgress(s *stage) *progress { return &progress{s: s, terminal: isTerminal(s.out)} }
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+func (p *progress) line(text string) {
+	switch {
+	case p.s.cfg.Quiet:
+	case p.terminal:
+		fmt.Fprintf(p.s.out, "\r\x1b[K%s", text)
+	case text != "":
+		fmt.Fprintln(p.s.out, text)
+	}
+}
+
+const (
+	drawEvery  = 250 * time.Millisecond
+	printEvery = time.Second
+)
+
+func (p *progress) every() time.Duration {
+	if p.terminal {
+		return drawEvery
+	}
+	return printEvery
+}
+
+func (p *progress) inventing(n int) {
+	if p.s.cfg.Quiet || n%256 != 0 && n != p.s.cfg.Buyers {
+		return
+	}
+	if now := time.Now(); now.Sub(p.last) >= p.every() || n == p.s.cfg.Buyers {
+		p.last = now
+		p.line(fmt.Sprintf("inventing buyers: %s of %s", thousands(uint64(n)), thousands(uint64(p.s.cfg.Buyers))))
+	}
+}
+
+// run draws until ctx ends.
+func (p *progress) run(ctx context.Context) {
+	if p.s.cfg.Quiet {
+		return
+	}
+	tick := time.NewTicker(p.every())
+	defer tick.Stop()
+	defer p.line("")
+	before, at := p.s.rec.read(), p.s.now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now, reading := p.s.now(), p.s.rec.read()
+		p.line(p.text(now, reading, float64(reading.total()-before.total())/max(0.001, (now-at).Seconds())))
+		before, at = reading, now
+	}
+}
+
+func (p *progress) text(now time.Duration, r reading, rate float64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%6.1f s  %s answers/s", now.Seconds(), thousands(uint64(rate)))
+	for c, n := range r.answers {
+		if n > 0 {
+			fmt.Fprintf(&b, "  %s %s", classLabels[c], thousands(n))
+		}
+	}
+	if late := p.s.rec.lately(now); late > 0 {
+		fmt.Fprintf(&b, "  p99 %s", duration(float64(late.Microseconds())/microsPerMsec))
+	}
+	if o := p.office.Load(); o != nil {
+		if n := o.waiting(); n > 0 {
+			fmt.Fprintf(&b, "  waiting for a connection %s", thousands(uint64(n)))
+		}
+	}
+	return b.String()
+}
+
+// thousands writes 1234567 as 1,234,567.
+func thousands(n uint64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// duration writes milliseconds so that three digits count.
+func duration(ms float64) string {
+	switch {
+	case ms >= 100_000:
+		return fmt.Sprintf("%.0f s", ms/1000)
+	case ms >= 10_000:
+		return fmt.Sprintf("%.1f s", ms/1000)
+	case ms >= 1000:
+		return fmt.Sprintf("%.2f s", ms/1000)
+	case ms >= 100:
+		return fmt.Sprintf("%.0f ms", ms)
+	case ms >= 10:
+		return fmt.Sprintf("%.1f ms", ms)
+	case ms >= 1:
+		return fmt.Sprintf("%.2f ms", ms)
+	}
+	return fmt.Sprintf("%.0f µs", ms*1000)
+}

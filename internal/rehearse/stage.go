@@ -1,0 +1,246 @@
+package rehearse
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"levee"
+)
+
+// stage is one rehearsal under way.
+type stage struct {
+	cfg      Config
+	out      io.Writer
+	net      *network
+	op       *operator
+	of, copy saleView
+	crowd    []buyer
+	phrases  phrases
+	told     *told
+	rec      *recorder
+	payers   *payers
+	offset   time.Duration // the server's clock minus ours
+	begun    time.Time     // the start; has the monotonic clock
+	opened   time.Duration // when the copy opens, since the start
+	ended    time.Duration // when the last person came, since the start
+	settled  time.Duration // when everybody had his last word
+	cpu      time.Duration // of this process, from begun to settled
+	lost     uint64        // replies lost in the closed loop
+	over     bool          // the copy was ended
+}
+
+// now is the time since the start.
+func (s *stage) now() time.Duration { return time.Since(s.begun) }
+
+// newStage signs in, makes the copy and gets the crowd.
+func newStage(ctx context.Context, c Config, out io.Writer) (s *stage, err error) {
+	s = &stage{cfg: c, out: out, op: newOperator(&c), told: newTold(c.Buyers)}
+	s.payers = newPayers(s)
+	if s.net, err = newNetwork(c.Server, c.dial); err != nil {
+		return nil, err
+	}
+	s.rec = newRecorder(c.Duration, c.Connections)
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if c.Token == "" {
+		if err := s.op.signIn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if s.of, err = s.op.sale(ctx); err != nil {
+		return nil, err
+	}
+	if s.copy, err = s.op.copySale(ctx, s.of); err != nil {
+		return nil, err
+	}
+	s.offset = time.Until(s.copy.ServerTime)
+	if c.PerBuyer > 0 && s.copy.PerBuyer != int64(c.PerBuyer) || c.Units > 0 && s.copy.Operator.Units != c.Units {
+		return nil, levee.E(levee.CodeConflict, "the rehearsal copy has %d units and %d per buyer, which is not what was asked for",
+			s.copy.Operator.Units, s.copy.PerBuyer)
+	}
+	p := newProgress(s)
+	if s.crowd, err = s.op.invent(ctx, s.copy.ID, c.Buyers, min(24*time.Hour, c.Early+c.Duration+c.Settle+rehearsalTail+time.Hour), p.inventing); err != nil {
+		return nil, err
+	}
+	p.line("")
+	s.phrases = newPhrases(s.net.host, s.copy.ID, c.Quantity, c.Poll)
+	return s, nil
+}
+
+// closing is how long the last calls may take when the rehearsal was broken off.
+const closing = 10 * time.Second
+
+// close ends what the rehearsal began on the server, as far as it still can, and all connections.
+func (s *stage) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closing)
+	defer cancel()
+	if s.copy.Rehearsal && !s.over {
+		// Best effort: a copy that is not ended ends by itself.
+		_ = s.op.end(ctx, s.copy.ID)
+	}
+	s.op.signOut(ctx)
+	s.op.close()
+	if s.net != nil {
+		s.net.cut()
+	}
+}
+
+// play lets the crowd come and waits for every last word.
+func (s *stage) play(ctx context.Context) error {
+	if s.cfg.Early > 0 {
+		opens := s.copy.StartsAt.Add(-s.offset)
+		if err := pause(ctx, time.Until(opens.Add(-s.cfg.Early))); err != nil {
+			return err
+		}
+	}
+	s.begun = time.Now()
+	s.opened = max(0, s.copy.StartsAt.Add(-s.offset).Sub(s.begun))
+	cpu := processTime()
+	ctx, cancel := context.WithCancel(ctx)
+	var side sync.WaitGroup
+	defer side.Wait()
+	defer cancel()
+	if s.cfg.Pay > 0 {
+		side.Go(func() { s.payers.run(ctx) })
+	}
+	p := newProgress(s)
+	side.Go(func() { p.run(ctx) })
+	var err error
+	if s.cfg.Max {
+		err = s.playClosed(ctx, p)
+	} else {
+		s.ended = s.cfg.Duration
+		o := s.newOffice(newArrivals(s.cfg.Rate, s.cfg.Duration, s.cfg.Seed), nil)
+		p.office.Store(o)
+		err = o.run(ctx, s.cfg.Duration+s.cfg.Settle)
+	}
+	s.settled, s.cpu = s.now(), processTime()-cpu
+	if err != nil {
+		return err
+	}
+	s.payers.finish()
+	if s.cfg.Pay > 0 {
+		return s.awaitPayments(ctx)
+	}
+	return nil
+}
+
+// awaitPayments waits until nobody is left who pays, at most for the time to settle.
+func (s *stage) awaitPayments(ctx context.Context) error {
+	t := time.NewTimer(s.cfg.Settle)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.payers.gone:
+	case <-t.C:
+	}
+	return nil
+}
+
+// playClosed sends as much as the server takes, and then asks for what is not known yet.
+func (s *stage) playClosed(ctx context.Context, p *progress) error {
+	workers := Workers(s.cfg.Connections)
+	open := make([][]*flow, workers)
+	readers := make([]reader, workers)
+	follow := func(worker int, f flow) { open[worker] = append(open[worker], &f) }
+	c := closed{net: s.net, connections: s.cfg.Connections, depth: s.cfg.Depth, timeout: s.cfg.Timeout,
+		request: func(dst []byte, n uint64) []byte {
+			return s.phrases.cheapest(dst, &s.crowd[n%uint64(len(s.crowd))], n)
+		},
+		answer: func(worker int, n uint64, a *answer, sent, done time.Time) {
+			f := flow{press: n, buyer: int32(n % uint64(len(s.crowd))), pressed: sent.Sub(s.begun), sent: true}
+			end := done.Sub(s.begun)
+			v := s.hear(&f, a, &readers[worker])
+			shard := s.rec.shard(worker)
+			s.rec.answered(shard, event{class: v.class, meant: f.pressed, sent: f.pressed, done: end})
+			switch {
+			case v.final != finalNone:
+				s.lastWord(shard, &f, v.final, end)
+			case v.unknown:
+				f.unknown = true
+				follow(worker, f)
+			default: // told to wait: in a closed loop the next press comes at once, and this one is over
+				s.lastWord(shard, &f, finalGaveUp, end)
+			}
+		},
+		lost: func(worker int, n uint64, sent time.Time) {
+			at := sent.Sub(s.begun)
+			s.rec.answered(s.rec.shard(worker), event{class: classLost, meant: at, sent: at, done: s.now()})
+			follow(worker, flow{press: n, buyer: int32(n % uint64(len(s.crowd))), pressed: at, sent: true, unknown: true, tries: 1})
+		},
+	}
+	err := c.run(ctx, s.begun.Add(s.cfg.Duration))
+	s.ended, s.lost = s.now(), c.losses.Load()
+	if err != nil {
+		return err
+	}
+	var all []*flow
+	for _, list := range open {
+		all = append(all, list...)
+	}
+	for _, f := range all {
+		f.due = s.ended
+	}
+	o := s.newOffice(nil, all)
+	p.office.Store(o)
+	return o.run(ctx, s.ended+s.cfg.Settle)
+}
+
+const (
+	quietTick = 100 * time.Millisecond
+	quietMost = 30 * time.Second
+)
+
+// judge waits until the server is quiet, audits, and ends the copy.
+func (s *stage) judge(ctx context.Context) (Report, error) {
+	paid := s.told.paidUnits()
+	var account Account
+	for end := time.Now().Add(quietMost); ; {
+		var err error
+		if account, err = s.op.account(ctx, s.copy.ID); err != nil {
+			return Report{}, err
+		}
+		if account.Gate.Unsettled == 0 && account.Gate.Waiting == 0 && account.Stock.Sold >= paid || time.Now().After(end) {
+			break
+		}
+		if err := pause(ctx, quietTick); err != nil {
+			return Report{}, err
+		}
+	}
+	var rows []row
+	if err := s.op.rows(ctx, s.copy.ID, func(r row) { rows = append(rows, r) }); err != nil {
+		return Report{}, err
+	}
+	// Again: what the export shows must be what the books say now, and an order that expires in between moves both.
+	account, err := s.op.account(ctx, s.copy.ID)
+	if err != nil {
+		return Report{}, err
+	}
+	checks := audit(&evidence{crowd: s.crowd, told: s.told, rows: rows, account: account, perBuyer: s.copy.PerBuyer,
+		units: s.copy.Operator.Units, answered: s.rec.read()})
+	notes := s.notes()
+	if err := s.op.end(ctx, s.copy.ID); err != nil {
+		notes = append(notes, fmt.Sprintf("The rehearsal copy could not be ended and stays open until its end: %v.", err))
+	}
+	s.over = true
+	return s.report(checks, account, notes), nil
+}
+
+// notes are what a reader of the figures should know.
+func (s *stage) notes() (list []string) {
+	if s.cfg.Pay > 0 {
+		list = append(list, s.payers.notes()...)
+	}
+	if s.cfg.Max {
+		list = append(list, "This was a closed loop: each connection waits for its answer before it sends again, so latencies do not "+
+			"show how long people would have waited in a stall. Use --rate for that.")
+	}
+	return list
+}
