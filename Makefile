@@ -37,7 +37,7 @@ generate: ## Write the goldens of the house anew
 	go test ./internal/app -run TestGoldens -update
 
 bench: build ## Measure, each figure beside its limit in one run, and write docs/performance.md's table
-	go test ./test/bench -run TestReport -bench.write -timeout 30m -v
+	go run ./test/bench -write docs/performance.md
 
 chaos: ## Kill the server at random moments, KILLS times
 	go test ./test/chaos -timeout 60m -v -args -chaos.kills=$(KILLS)

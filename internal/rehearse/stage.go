@@ -28,7 +28,6 @@ type stage struct {
 	ended    time.Duration // when the last person came, since the start
 	settled  time.Duration // when everybody had his last word
 	cpu      time.Duration // of this process, from begun to settled
-	lost     uint64        // replies lost in the closed loop
 	over     bool          // the copy was ended
 }
 
@@ -36,8 +35,8 @@ type stage struct {
 func (s *stage) now() time.Duration { return time.Since(s.begun) }
 
 // newStage signs in, makes the copy and gets the crowd.
-func newStage(ctx context.Context, c Config, out io.Writer) (s *stage, err error) {
-	s = &stage{cfg: c, out: out, op: newOperator(&c), told: newTold(c.Buyers)}
+func newStage(ctx context.Context, c Config, out io.Writer) (_ *stage, err error) {
+	s := &stage{cfg: c, out: out, op: newOperator(&c), told: newTold(c.Buyers)}
 	s.payers = newPayers(s)
 	if s.net, err = newNetwork(c.Server, c.dial); err != nil {
 		return nil, err
@@ -177,7 +176,7 @@ func (s *stage) playClosed(ctx context.Context, p *progress) error {
 		},
 	}
 	err := c.run(ctx, s.begun.Add(s.cfg.Duration))
-	s.ended, s.lost = s.now(), c.losses.Load()
+	s.ended = s.now()
 	if err != nil {
 		return err
 	}
@@ -196,6 +195,8 @@ func (s *stage) playClosed(ctx context.Context, p *progress) error {
 const (
 	quietTick = 100 * time.Millisecond
 	quietMost = 30 * time.Second
+	// quietReads is how often rows and account are read until they are of one moment.
+	quietReads = 5
 )
 
 // judge waits until the server is quiet, audits, and ends the copy.
@@ -215,13 +216,19 @@ func (s *stage) judge(ctx context.Context) (Report, error) {
 		}
 	}
 	var rows []row
-	if err := s.op.rows(ctx, s.copy.ID, func(r row) { rows = append(rows, r) }); err != nil {
-		return Report{}, err
-	}
-	// Again: what the export shows must be what the books say now, and an order that expires in between moves both.
-	account, err := s.op.account(ctx, s.copy.ID)
-	if err != nil {
-		return Report{}, err
+	for range quietReads {
+		before := account.Stock
+		rows = rows[:0]
+		if err := s.op.rows(ctx, s.copy.ID, func(r row) { rows = append(rows, r) }); err != nil {
+			return Report{}, err
+		}
+		var err error
+		if account, err = s.op.account(ctx, s.copy.ID); err != nil {
+			return Report{}, err
+		}
+		if account.Stock == before { // else an order expired in between: read both again
+			break
+		}
 	}
 	checks := audit(&evidence{crowd: s.crowd, told: s.told, rows: rows, account: account, perBuyer: s.copy.PerBuyer,
 		units: s.copy.Operator.Units, answered: s.rec.read()})

@@ -189,3 +189,37 @@ func BenchmarkLoadGate(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkGrowth shows what a purchase costs as stock and crowd grow: the last purchases of a sale of so many units.
+func BenchmarkGrowth(b *testing.B) {
+	for _, units := range []int{1000, 100_000} {
+		b.Run(fmt.Sprintf("%d units", units), func(b *testing.B) {
+			s := newShop(b, Config{})
+			s.run(b)
+			s.stock(b, 100_000_000)
+			l := s.open(b, int64(units+b.N), 1)
+			buyers := func(from, n int) {
+				var next atomic.Int64
+				var wg sync.WaitGroup
+				for range 256 {
+					wg.Go(func() {
+						for {
+							i := int(next.Add(1))
+							if i > n {
+								return
+							}
+							if _, err := s.buy(l, from+i, 1, "k"); err != nil {
+								b.Error(err)
+								return
+							}
+						}
+					})
+				}
+				wg.Wait()
+			}
+			buyers(0, units)
+			b.ResetTimer()
+			buyers(units, b.N)
+		})
+	}
+}

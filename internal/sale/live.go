@@ -25,7 +25,8 @@ type live struct {
 
 // sellSwitch is what refuses the losers: one atomic load. nil means "go and ask the gate".
 //
-// It is shut by the first refusal for lack of stock and by the clock, and lifted when stock comes back. A refusal carries the
+// It is shut by the first refusal for lack of stock (or the next tick after the last unit) and by the clock, and lifted when stock
+// comes back. A refusal carries the
 // epoch of the gate at which it was decided; the gate's epoch rises when stock returns, so a late "sold out" cannot shut a
 // sale that has stock again.
 type sellSwitch struct {
@@ -71,8 +72,11 @@ func (l *live) refreshSwitch(now time.Time) {
 	r := v.refusalAt(now)
 	l.sw.set(r)
 	if r == nil {
-		if n := l.gate.move(0, 0, 0); n.Warm && n.Remaining > 0 {
+		switch n := l.gate.move(0, 0, 0); {
+		case n.Warm && n.Remaining > 0:
 			l.sw.lift(n.Epoch)
+		case n.Warm:
+			l.sw.soldOut(n.Epoch)
 		}
 	}
 }

@@ -110,10 +110,16 @@ func (s *Service) changeTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, ve
 			if t.SKU != v.SKU || t.Units != v.Units || t.Rehearsal != v.Rehearsal {
 				return Act{}, levee.E(levee.CodeConflict, "sku, units and rehearsal are fixed once a sale is scheduled; top up or withdraw units instead")
 			}
-			if !now.Before(v.StartsAt) && (t.Price != v.Price || !t.StartsAt.Equal(v.StartsAt) || t.Admission != v.Admission) {
+			stock, err := s.stockTx(ctx, tx, sale)
+			if err != nil {
+				return Act{}, err
+			}
+			// A clock that stepped back does not undo what was sold.
+			started := !now.Before(v.StartsAt) || stock.Reserved+stock.Sold > 0
+			if started && (t.Price != v.Price || !t.StartsAt.Equal(v.StartsAt) || t.Admission != v.Admission) {
 				return Act{}, levee.E(levee.CodeConflict, "price, starts_at and admission are fixed once a sale has started")
 			}
-			if !now.Before(v.StartsAt) && t.PerBuyer < v.PerBuyer {
+			if started && t.PerBuyer < v.PerBuyer {
 				// Who holds more already would be over a limit that he never broke.
 				return Act{}, levee.E(levee.CodeConflict, "per_buyer can only be raised once a sale has started, it is %d", v.PerBuyer)
 			}

@@ -106,8 +106,8 @@ func (w *world) books() *books {
 		}
 		b.held[who] += n
 		return nil
-	}, "SELECT r.id, r.buyer_id, r.quantity, r.state, COALESCE(o.state, 0), EXISTS (SELECT 1 FROM order_history y WHERE y.order_id=r.id AND y.to_state=3) "+
-		"FROM sale_reservation r LEFT JOIN order_head o ON o.id=r.id WHERE r.sale_id=?", w.sale)
+	}, "SELECT r.id, r.buyer_id, r.quantity, r.state, COALESCE(o.state, 0), "+
+		"EXISTS (SELECT 1 FROM order_history y WHERE y.order_id=r.id AND y.to_state=3) FROM sale_reservation r LEFT JOIN order_head o ON o.id=r.id WHERE r.sale_id=?", w.sale)
 	return b
 }
 
@@ -330,7 +330,8 @@ func (w *world) auditOrders() {
 		return err
 	}, "SELECT kind, SUM(quantity) FROM sale_ledger WHERE sale_id=? GROUP BY kind", w.sale)
 	b := w.books()
-	if led["offered"] != b.Offered || led["withdrawn"] != b.Withdrawn || led["sold"]-led["returned"] != b.Sold || led["reserved"]-led["released"]-led["sold"] != b.Reserved {
+	if led["offered"] != b.Offered || led["withdrawn"] != b.Withdrawn || led["sold"]-led["returned"] != b.Sold ||
+		led["reserved"]-led["released"]-led["sold"] != b.Reserved {
 		w.fail("the ledger %v is not the stock %+v", led, b.Stock)
 	}
 }

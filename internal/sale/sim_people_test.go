@@ -114,7 +114,7 @@ func (w *world) ask(b *simBuy) bool {
 	case "refused":
 		if errors.Is(st.Refusal, errPlaceLost) {
 			w.count("place lost")
-			if b.life == w.life && w.latest.Sub(b.asked) < refusalKept {
+			if b.life == w.life && w.latest.Sub(b.asked)+w.back < refusalKept {
 				w.fail("%s was told that his place %d was lost, and no process was killed", b, b.id)
 			}
 		}

@@ -53,7 +53,7 @@ func overlay(t *testing.T, faults ...fault) string {
 	return path
 }
 
-// caught runs a broken program until the audit finds something, and fails the test unless it finds what it should.
+// caught runs a broken program until the audit finds what it should, and fails the test if it does not.
 func caught(t *testing.T, most int, want string, faults ...fault) {
 	t.Helper()
 	if !*control {
@@ -61,31 +61,36 @@ func caught(t *testing.T, most int, want string, faults ...fault) {
 	}
 	r := newRun(t, build(t, overlay(t, faults...)))
 	r.crowd.start(24)
-	wrong := r.lives(t, most)
+	wrong := r.lives(t, most, want)
 	r.crowd.halt()
 	r.report(t)
 	r.house.kill()
 	if len(wrong) == 0 {
-		t.Fatalf("the broken engine was not caught in %d kills", r.killed)
-	}
-	if !strings.Contains(strings.Join(wrong, "\n"), want) {
-		t.Fatalf("the broken engine was caught after %d kills, but not as %q:%s", r.killed, want, few(wrong))
+		t.Fatalf("the broken engine was not caught as %q in %d kills; otherwise:%s", want, r.killed, few(r.crowd.wrong))
 	}
 	t.Logf("caught after %d kills:%s", r.killed, few(wrong))
 }
 
-// An engine that tells buyers before the commit is on disk: one kill in between, and somebody was told a lie.
+// An engine that tells buyers before the commit: a kill in between, and somebody was told a lie. Its disk is slow, because what
+// SQLite gave to the kernel outlives a kill, and on a fast machine that takes less than a tenth of a millisecond.
 func TestControlAnswersBeforeTheCommit(t *testing.T) {
 	caught(t, 30, "SQL does not hold it", fault{"internal/platform/db/writer.go",
 		"\tbefore := time.Now()\n\tif _, err := w.commit.ExecContext(background, nil); err != nil {",
-		`	for _, t := range w.group {
-		if t.err == nil {
-			for _, f := range t.inOrder {
-				f()
+		`	early := true
+	for _, t := range w.group {
+		early = early && t.name == "sale.settle"
+	}
+	if early {
+		for _, t := range w.group {
+			if t.err == nil {
+				for _, f := range t.inOrder {
+					f()
+				}
 			}
 		}
+		w.tell()
+		time.Sleep(3 * time.Millisecond)
 	}
-	w.tell()
 	before := time.Now()
 	if _, err := w.commit.ExecContext(background, nil); err != nil {`})
 }
@@ -98,7 +103,7 @@ func TestControlForgetsKeys(t *testing.T) {
 
 // An engine that begins with a gate as full as on the first day, and whose SQL does not look at the stock again.
 func TestControlOversells(t *testing.T) {
-	caught(t, 30, "sale ", fault{"internal/sale/settle.go", "\t\tcase units+int64(t.quantity) > stock.Remaining:", "\t\tcase false:"},
+	caught(t, 30, "oversold", fault{"internal/sale/settle.go", "\t\tcase units+int64(t.quantity) > stock.Remaining:", "\t\tcase false:"},
 		fault{"internal/sale/store.go", `"UPDATE sale_stock SET remaining=remaining-?, reserved=reserved+? WHERE sale_id=? AND remaining>=?",
 		units, units, sale, units)`, `"UPDATE sale_stock SET remaining=remaining-?, reserved=reserved+? WHERE sale_id=?",
 		units, units, sale)`},

@@ -115,6 +115,7 @@ type crowd struct {
 
 	quiet sync.RWMutex
 	keys  atomic.Int64
+	won   chan struct{} // somebody was told 201 this moment, and the killer waits for that
 
 	mu     sync.Mutex // guards all below and the fields of every wish
 	wishes []*wish
@@ -232,6 +233,12 @@ type ticket struct {
 func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, error) {
 	a, err := c.call.do(ctx, "POST", "/v1/sales/"+w.sale+"/purchases", b.token, map[string]any{"quantity": w.quantity},
 		"Idempotency-Key", w.key, "Levee-Admission", b.admission)
+	if err == nil && a.status == http.StatusCreated {
+		select {
+		case c.won <- struct{}{}:
+		default:
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

@@ -44,7 +44,7 @@ func open(t testing.TB, h *house, seed uint64, think time.Duration) *scene {
 	s.call.must(t, 201, "POST", "/v1/products", s.operator, map[string]any{"code": "LAMP", "title": "Lamp", "state": "on_sale", "skus": []any{
 		map[string]any{"code": "LAMP-1", "price": money(9900), "on_hand": stockAll}}}, &p)
 	s.sku = p.SKUs[0].ID
-	s.crowd = &crowd{call: s.call, seed: seed, think: think, count: map[string]int{}}
+	s.crowd = &crowd{call: s.call, seed: seed, think: think, count: map[string]int{}, won: make(chan struct{})}
 	// The real sale and a small one that sells out again and again; and two rehearsals, a wide one and a narrow one.
 	people := s.people(t)
 	for _, terms := range []struct{ units, perBuyer, payWithin int }{{3000, 40, 11}, {40, 3, 10}} {
