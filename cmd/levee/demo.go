@@ -89,23 +89,16 @@ func (d *demo) seed(ctx context.Context) error {
 
 func (d *demo) seedAccounts(ctx context.Context) error {
 	text, err := os.ReadFile(d.path)
-	if err == nil {
-		return json.Unmarshal(text, &d.accounts)
+	switch {
+	case err == nil:
+		err = json.Unmarshal(text, &d.accounts)
+	case errors.Is(err, fs.ErrNotExist):
+		err = d.writeAccounts()
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return err
 	}
-	d.accounts = map[string]string{}
-	for _, a := range demoAccounts {
-		d.accounts[a.name] = rand.Text()[:12]
-	}
-	// The file first: an account whose password nobody knows would be of no use.
-	if text, err = json.MarshalIndent(d.accounts, "", "  "); err != nil {
-		return err
-	}
-	if err := os.WriteFile(d.path, text, 0o600); err != nil {
-		return err
-	}
+	// A start that was killed between the file and the accounts is made good here.
 	for _, a := range demoAccounts {
 		password := obs.Secret(d.accounts[a.name])
 		if a.roles.Has(levee.RoleAdministrator) {
@@ -113,11 +106,27 @@ func (d *demo) seedAccounts(ctx context.Context) error {
 		} else {
 			_, err = d.a.Rooms.Identity.Create(ctx, identity.NewUser{Name: a.name, Password: password, Roles: a.roles}, identity.Origin{})
 		}
-		if err != nil {
+		if err != nil && levee.CodeOf(err) != levee.CodeConflict {
 			return err
 		}
 	}
 	return nil
+}
+
+// writeAccounts draws the passwords. The file comes before the accounts: an account whose password nobody knows is of no use.
+func (d *demo) writeAccounts() error {
+	d.accounts = map[string]string{}
+	for _, a := range demoAccounts {
+		d.accounts[a.name] = rand.Text()[:12]
+	}
+	text, err := json.MarshalIndent(d.accounts, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(d.path+".new", d.path)
 }
 
 var demoProducts = []struct {

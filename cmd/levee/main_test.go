@@ -51,7 +51,7 @@ func TestUse(t *testing.T) {
 func TestConfigFileWithTypos(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for text, want := range map[string]string{
-		"[sale]\nhold_fro = \"3s\"\n":  `did you mean "sale.hold_for"`,
+		"[sale]\nhold_fro = \"3s\"\n":   `did you mean "sale.hold_for"`,
 		"[sale]\nhold_for = \"soon\"\n": "sale.hold_for",
 		"secret = \"abc\"\n":            "LEVEE_SECRET",
 		"[sale\n":                       "levee.toml",
@@ -76,7 +76,7 @@ func TestMigrateAndDoctor(t *testing.T) {
 			t.Fatalf("levee %v: exit code %d, want %d and %q:\n%s%s", args, got, code, want, &stdout, &stderr)
 		}
 	}
-	try("pending", 1, "migrate", "--check")
+	try("run `levee migrate`", 1, "migrate", "--check")
 	try("applied sale/0001_sale", 0, "migrate")
 	try("up to date", 0, "migrate", "--check")
 	try("All is well", 0, "doctor")

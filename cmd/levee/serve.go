@@ -47,7 +47,7 @@ func (c *serveCmd) Run(env *common) error {
 func place(cfg *app.Config, data, addr string) {
 	if data != "" {
 		if cfg.DB == "sqlite:"+filepath.Join(cfg.Data, "levee.db") {
-			cfg.DB = ""
+			cfg.DB = "sqlite:" + filepath.Join(data, "levee.db")
 		}
 		cfg.Data = data
 	}

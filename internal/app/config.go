@@ -381,14 +381,18 @@ func (c *Config) openSecret() (keys, error) {
 	return keys{raw}, nil
 }
 
+// makeSecret writes a new secret whole or not at all: a kill in between must not leave an empty file that no start can read.
 func makeSecret(path string) ([]byte, error) {
 	raw := make([]byte, 32)
 	rand.Read(raw)
 	text := []byte(hex.EncodeToString(raw) + "\n")
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	_, err = f.Write(text)
-	return text, errors.Join(err, f.Sync(), f.Close())
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	return text, os.Rename(path+".new", path)
 }

@@ -252,6 +252,16 @@ func (h *house) serve(t testing.TB) string {
 	return srv.URL
 }
 
+// listen serves a handler on a socket for as long as the process lives.
+func (h *house) listen(handler http.Handler) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	go http.Serve(l, handler)
+	return "http://" + l.Addr().String()
+}
+
 // pipes lets the house be reached without sockets, so that a test in a synctest bubble has its own clock. The returned function
 // stops it.
 func (h *house) pipes() (dial func(context.Context) (net.Conn, error), stop func()) {

@@ -54,7 +54,8 @@ var measureNames = [measures]string{"answers", "orders", "refusals", "polls", "o
 
 const (
 	latencyMost   = 20 * time.Minute // longer ones count as this
-	slotsMost     = 600
+	slotsMost     = 8192             // later ones count in the last
+	slotsAim      = 150              // about so many for the time in which people come
 	totalDigits   = 3
 	slotDigits    = 2
 	shardsMost    = 4
@@ -85,9 +86,17 @@ type shard struct {
 	soldOut, ordered time.Duration
 }
 
+var slotWidths = []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
+	5 * time.Second, 10 * time.Second, 30 * time.Second}
+
 // newRecorder measures a run of that length with n goroutines.
 func newRecorder(length time.Duration, n int) *recorder {
-	r := &recorder{width: max(time.Second, (length / slotsMost).Round(time.Second))}
+	r := &recorder{}
+	for _, r.width = range slotWidths {
+		if length/r.width <= slotsAim {
+			break
+		}
+	}
 	for range min(n, shardsMost, 2*runtime.GOMAXPROCS(0)) {
 		s := &shard{soldOut: -1, ordered: -1}
 		for m := range s.total {
@@ -106,11 +115,19 @@ func (s *shard) record(h *hdrhistogram.Histogram, d time.Duration) {
 }
 
 func (s *shard) slot(width, at time.Duration) *slot {
-	i := min(int(max(at, 0)/width), 2*slotsMost)
+	i := min(int(max(at, 0)/width), slotsMost)
 	for len(s.slots) <= i {
 		s.slots = append(s.slots, slot{})
 	}
 	return &s.slots[i]
+}
+
+func (s *shard) recordSlot(width, at, d time.Duration) {
+	slot := s.slot(width, at)
+	if slot.latency == nil {
+		slot.latency = hdrhistogram.New(1, latencyMost.Microseconds(), slotDigits)
+	}
+	s.record(slot.latency, d)
 }
 
 // arrived counts a press that was released late after its moment.
@@ -155,11 +172,7 @@ func (r *recorder) answered(s *shard, e event) {
 	case classSoldOut, classLimit, classEnded:
 		s.record(s.total[ofRefusals], e.done-e.meant)
 	}
-	at := s.slot(r.width, e.meant)
-	if at.latency == nil {
-		at.latency = hdrhistogram.New(1, latencyMost.Microseconds(), slotDigits)
-	}
-	s.record(at.latency, e.done-e.meant)
+	s.recordSlot(r.width, e.meant, e.done-e.meant)
 }
 
 // settled records how long a person waited for the last word.
@@ -174,11 +187,7 @@ func (r *recorder) unsent(s *shard, meant, end time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.record(s.total[ofAnswers], end-meant)
-	at := s.slot(r.width, meant)
-	if at.latency == nil {
-		at.latency = hdrhistogram.New(1, latencyMost.Microseconds(), slotDigits)
-	}
-	s.record(at.latency, end-meant)
+	s.recordSlot(r.width, meant, end-meant)
 }
 
 // reading is a look at the numbers so far.
@@ -211,11 +220,13 @@ func (r *recorder) read() (g reading) {
 // lately returns the 99th percentile of the purchases that were meant for the second before at, 0 if there are none.
 func (r *recorder) lately(at time.Duration) time.Duration {
 	all := hdrhistogram.New(1, latencyMost.Microseconds(), slotDigits)
-	i := int(max(0, at-time.Second) / r.width)
+	from, to := int(max(0, at-time.Second)/r.width), int(at/r.width)
 	for _, s := range r.shards {
 		s.mu.Lock()
-		if i < len(s.slots) && s.slots[i].latency != nil {
-			all.Merge(s.slots[i].latency)
+		for i := from; i <= to && i < len(s.slots); i++ {
+			if s.slots[i].latency != nil {
+				all.Merge(s.slots[i].latency)
+			}
 		}
 		s.mu.Unlock()
 	}

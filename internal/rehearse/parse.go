@@ -137,7 +137,8 @@ func parseHead(b []byte) (a answer, h head, err error) {
 	if a.status < 100 {
 		return a, h, errAnswer
 	}
-	a.close = line[7] == '0'
+	old := line[7] == '0'
+	a.close = old
 	for len(rest) > 0 {
 		if line, rest, ok = cutLine(rest); !ok {
 			return a, h, errAnswer
@@ -145,6 +146,9 @@ func parseHead(b []byte) (a answer, h head, err error) {
 		if err := a.field(line, &h); err != nil {
 			return a, h, err
 		}
+	}
+	if old && h.chunked { // HTTP/1.0 has no chunks: somebody on the way is confused (RFC 9112, 6.1)
+		return a, h, errAnswer
 	}
 	return a, h, nil
 }

@@ -73,6 +73,7 @@ const (
 	waitLeast    = 50 * time.Millisecond
 	retryFirst   = 100 * time.Millisecond // after a lost reply, doubled with each
 	retryDoubled = 5                      // so at most 3.2 s
+	jitterMost   = 250 * time.Millisecond
 )
 
 // hear reads an answer as the person would: what it means, and what he does next.
@@ -192,7 +193,6 @@ func (s *stage) lost(f *flow, sent bool, err error) verdict {
 	if f.tries < 255 {
 		f.tries++
 	}
-	wait += time.Duration(habit(s.cfg.Seed, f.press, askJitter+uint64(f.tries)) * float64(wait))
 	return verdict{class: classLost, wait: wait, unknown: sent}
 }
 
@@ -211,6 +211,7 @@ func (s *stage) goOn(f *flow, v verdict, now time.Duration) (last final, done bo
 	if !f.unknown && now-f.pressed > s.cfg.Patience {
 		return finalGaveUp, true
 	}
-	f.due = now + v.wait
+	// People do not come back in the same instant, only never earlier than they were told.
+	f.due = now + v.wait + time.Duration(habit(s.cfg.Seed, f.press, askJitter)*float64(min(v.wait/4, jitterMost)))
 	return finalNone, false
 }

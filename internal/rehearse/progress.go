@@ -18,7 +18,9 @@ type progress struct {
 	last     time.Time // of the last line, while buyers are invented
 }
 
-func newProgress(s *stage) *progress { return &progress{s: s, terminal: isTerminal(s.out)} }
+func newProgress(s *stage) *progress {
+	return &progress{s: s, terminal: isTerminal(s.out), last: time.Now()}
+}
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

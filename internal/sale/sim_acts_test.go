@@ -142,6 +142,7 @@ func (w *world) send(b *simBuy) {
 			w.held = append(w.held, b)
 			return
 		}
+		w.wait("an answer that was settled in between", b.done)
 	default:
 	}
 	w.finish(b)
@@ -310,6 +311,7 @@ func (w *world) tick() {
 func (w *world) reconcile() {
 	before := w.l.gate.move(0, 0, 0).Epoch
 	var err error
+	loaded := false
 	if w.flaw != nil && w.flaw.load != nil {
 		w.note("load")
 		w.flaw.load(w)
@@ -319,11 +321,12 @@ func (w *world) reconcile() {
 	} else {
 		w.note("reconcile, by an operator")
 		_, err = w.sales.Reconcile(context.Background(), w.sale)
+		loaded = err == nil
 	}
 	w.lawful("reconcile", err)
 	if w.lost {
 		w.tainted = true // loaded between a commit and its answer: low until the next time
-	} else if w.l.gate.move(0, 0, 0).Epoch != before {
+	} else if loaded || w.mate == nil && w.l.gate.move(0, 0, 0).Epoch != before { // in a shared commit others raise it, too
 		w.tainted = false
 	}
 }

@@ -31,6 +31,7 @@ import (
 var (
 	binary   = flag.String("levee", "bin/levee", "the built program")
 	page     = flag.String("write", "", "write the table into this page, between its two marks")
+	part     = flag.String("part", "all", "what to measure: all, engine or http")
 	seconds  = flag.Int("seconds", 5, "length of each timed part")
 	constant = flag.String("constant", "", "serve a constant on this address instead (the limit that refusals are set beside)")
 )
@@ -52,21 +53,25 @@ type row struct{ what, figure, limit, ratio, goal string }
 
 func measure(ctx context.Context) error {
 	var rows []row
-	inside, err := insideRows(ctx)
-	if err != nil {
-		return err
+	if *part != "http" {
+		inside, err := insideRows(ctx)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, inside...)
 	}
-	rows = append(rows, inside...)
-	h, err := startHouse(ctx)
-	if err != nil {
-		return err
+	if *part != "engine" {
+		h, err := startHouse(ctx)
+		if err != nil {
+			return err
+		}
+		defer h.stop()
+		over, err := h.rows(ctx)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, over...)
 	}
-	defer h.stop()
-	over, err := h.rows(ctx)
-	if err != nil {
-		return err
-	}
-	rows = append(rows, over...)
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured %s on %s (%d cores), %s, generator on the same cores, with `make bench`.\n\n",
 		time.Now().UTC().Format("2006-01-02"), processor(), runtime.NumCPU(), runtime.Version())

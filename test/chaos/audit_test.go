@@ -13,11 +13,10 @@ type wish struct {
 	quantity         int32
 	first            time.Time // before it was sent for the first time
 
-	told    []string // reservations of all 201 answers; must all be one
-	queued  string   // the reservation of a 202
-	refused string   // the code of the last answer, if that was a refusal
-	lost    bool     // the last sending has no answer
-	cut     bool     // the buyer hung up on a sending: it may still be under way when the next one is answered
+	told   []string // reservations of all 201 answers; must all be one
+	queued string   // the reservation of a 202
+	lost   bool     // the last sending has no answer
+	cut    bool     // the buyer hung up on a sending: it may still be under way when the next one is answered
 
 	giveUp string // "", "tried" (no answer), "done" (204)
 	paid   string // "", "tried", "done" (the provider's page said so, before the deadline)

@@ -18,9 +18,8 @@ import (
 
 // answer is what the house said.
 type answer struct {
-	status   int
-	body     []byte
-	replayed bool
+	status int
+	body   []byte
 }
 
 func (a answer) code() string {
@@ -68,7 +67,7 @@ func (c *caller) do(ctx context.Context, method, path, token string, body any, h
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, text, resp.Header.Get("Idempotency-Replayed") != ""}, err
+	return answer{resp.StatusCode, text}, err
 }
 
 // must sends a request that has to be answered with this status, and decodes the answer.
@@ -257,7 +256,7 @@ func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, e
 		if err := json.Unmarshal(a.body, &t); err != nil || t.Reservation == "" || t.Order == "" || t.Quantity != w.quantity || t.Sale != w.sale {
 			c.wrong = append(c.wrong, fmt.Sprintf("a 201 for %d of %s: %s (%v)", w.quantity, w.sale, a.body, err))
 		}
-		w.told, w.refused, w.lost, b.open = append(w.told, t.Reservation), "", false, nil
+		w.told, w.lost, b.open = append(w.told, t.Reservation), false, nil
 		if len(w.told) == 1 {
 			b.past = append(b.past, w)
 		} else {
@@ -275,7 +274,7 @@ func (c *crowd) send(ctx context.Context, s *sold, b *buyer, w *wish) (answer, e
 		if len(w.told) > 0 {
 			c.wrong = append(c.wrong, fmt.Sprintf("the key of %s, told 201 before, was refused: %s", w.told[0], a.body))
 		}
-		w.refused, w.lost, b.open = code, false, nil
+		w.lost, b.open = false, nil
 	default:
 		c.wrong = append(c.wrong, fmt.Sprintf("a purchase was answered %d: %s", a.status, a.body))
 		w.lost, b.open = false, nil
@@ -315,7 +314,6 @@ func (c *crowd) pay(b *buyer, w *wish) bool {
 	if w.paid == "done" || w.giveUp != "" {
 		return true
 	}
-	order := "ord_" + strings.TrimPrefix(w.told[0], "rsv_")
 	var at struct{ Order string }
 	a, err := c.call.do(context.Background(), "GET", "/v1/reservations/"+w.told[0], b.token, nil)
 	if err != nil {
@@ -325,7 +323,7 @@ func (c *crowd) pay(b *buyer, w *wish) bool {
 		c.accuse("asking for %s was answered %d: %s", w.told[0], a.status, a.body)
 		return true
 	}
-	order = at.Order
+	order := at.Order
 	a, err = c.call.do(context.Background(), "POST", "/v1/orders/"+order+"/payments", b.token, map[string]any{"provider": "test"}, "Idempotency-Key", w.key)
 	if err != nil {
 		return false

@@ -203,3 +203,29 @@ func (r *run) close(t testing.TB) {
 		t.Error("nothing was sold: the test proves less than it says")
 	}
 }
+
+// A house killed in its first start, at any moment of it, begins well the next time: schema, secret, keys and setup code.
+func TestKillsInTheFirstStart(t *testing.T) {
+	bin := built(t)
+	n := *seed
+	if n == 0 {
+		n = rand.Uint64()
+	}
+	t.Logf("-chaos.seed=%d", n)
+	dice := rand.New(rand.NewPCG(n, 1))
+	for i := range 6 {
+		h := newHouse(t, bin, filepath.Join(t.TempDir(), "data"))
+		for range 3 {
+			h.start(t)
+			time.Sleep(time.Duration(dice.Int64N(int64(time.Duration(i+1) * 40 * time.Millisecond))))
+			h.kill()
+		}
+		h.up(t)
+		call := newCaller(h.base)
+		call.must(t, 201, "POST", "/v1/setup", "", map[string]any{"code": h.code(t), "name": "keeper", "password": password}, nil)
+		call.must(t, 201, "POST", "/v1/sessions", "", map[string]any{"name": "keeper", "password": password}, nil)
+		call.http.CloseIdleConnections()
+		h.stop(t)
+		h.doctor(t)
+	}
+}
