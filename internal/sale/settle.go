@@ -44,9 +44,11 @@ func (s *Service) settleLoop(ctx context.Context, l *live) {
 	}
 }
 
-// deliver signals the batch's buyers, and keeps refusals for those who were answered 202 before.
+// deliver signals the batch's buyers, and keeps refusals for those who were answered 202 before. Both happen under one lock: a
+// buyer at his bound marks himself either before, and is seen here, or after, and sees the signal.
 func (s *Service) deliver(l *live, batch []*taking) {
 	l.late.Lock()
+	defer l.late.Unlock()
 	if len(l.waited) > 0 {
 		for _, t := range batch {
 			if _, ok := l.waited[t.id]; ok {
@@ -55,7 +57,6 @@ func (s *Service) deliver(l *live, batch []*taking) {
 			}
 		}
 	}
-	l.late.Unlock()
 	l.gate.signal(batch)
 }
 
