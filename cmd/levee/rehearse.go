@@ -27,6 +27,9 @@ type rehearseCmd struct {
 	Pay          float64       `help:"Share of the winners who pay (0 to 1)."`
 	Double       float64       `help:"Share of the people who press twice (0 to 1)."`
 	Poll         bool          `help:"Everybody asks for an answer at once and polls for it."`
+	Patience     time.Duration `default:"30s" help:"How long a person goes on trying while told to wait (1s to 10m)."`
+	Settle       time.Duration `default:"60s" help:"The most time for open answers after the last arrival (1s to 10m)."`
+	Timeout      time.Duration `default:"20s" help:"How long one answer may take (100ms to 2m)."`
 	Seed         uint64        `default:"1" help:"The same seed presses at the same moments."`
 	Max          bool          `help:"As many attempts as the server takes, instead of --rate: for benchmarks."`
 	Depth        int           `default:"1" help:"With --max: requests on a connection before the first answer (1 to 64)."`
@@ -52,7 +55,7 @@ func (c *rehearseCmd) Run(env *common) error {
 	}
 	report, err := rehearse.Run(env.ctx, rehearse.Config{Server: c.Server, User: c.User, Password: password, Token: c.Token, Sale: c.Sale,
 		Rate: c.Rate, Buyers: c.Buyers, Duration: c.Duration, Connections: c.Connections, Units: c.Units, PerBuyer: c.PerBuyer, Quantity: c.Quantity,
-		Early: c.Early, Pay: c.Pay, Double: c.Double, Poll: c.Poll, Seed: c.Seed, Max: c.Max, Depth: c.Depth, Quiet: c.Quiet}, env.stdout)
+		Early: c.Early, Pay: c.Pay, Double: c.Double, Poll: c.Poll, Patience: c.Patience, Settle: c.Settle, Timeout: c.Timeout, Seed: c.Seed, Max: c.Max, Depth: c.Depth, Quiet: c.Quiet}, env.stdout)
 	if err != nil {
 		return err
 	}

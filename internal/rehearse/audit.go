@@ -1,6 +1,7 @@
 package rehearse
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -262,9 +263,7 @@ func (e *evidence) servers() (c Check) {
 			c.find("%d answers of %d", n, status)
 		}
 	}
-	if c.Facts = strings.Join(facts, ", "); c.Facts == "" {
-		c.Facts = "none at all"
-	}
+	c.Facts = cmp.Or(strings.Join(facts, ", "), "none at all")
 	return c
 }
 

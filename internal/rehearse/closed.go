@@ -176,7 +176,7 @@ func (c *closed) work(ctx context.Context, worker, workers int, until time.Time)
 				case now.Sub(failing) > noConnection:
 					return levee.E(levee.CodeUnavailable, "no connection to %s", c.net.addr).Because(err)
 				}
-				if err != nil && pause(ctx, dialPause) != nil {
+				if err != nil && pause(ctx, dialPause, nil) != nil {
 					return ctx.Err()
 				}
 				live = true
@@ -187,15 +187,17 @@ func (c *closed) work(ctx context.Context, worker, workers int, until time.Time)
 	return ctx.Err()
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+// pause waits for that long, or until something comes from wake or it is closed. Its error is that of ctx.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-wake:
 	case <-t.C:
-		return nil
 	}
+	return nil
 }
 
 // collect reads at least one answer of a lane, and those behind it that are here already.

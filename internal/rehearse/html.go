@@ -24,15 +24,10 @@ type pageView struct {
 	Tiles                    []tile
 	Outcomes, Replies        []tile
 	Answers, Latency, Curves template.HTML
-	Legend                   []legendEntry
+	Legend                   []tile
 }
 
 type tile struct{ Label, Value, Hint string }
-
-type legendEntry struct {
-	Class, Label string
-	Count        string
-}
 
 func (r Report) html() ([]byte, error) {
 	v := pageView{Report: r, Tiles: r.tiles(), Answers: r.plotAnswers(), Latency: r.plotLatency(), Curves: r.plotCurves()}
@@ -43,7 +38,7 @@ func (r Report) html() ([]byte, error) {
 	}
 	for c := range classes {
 		if n := r.Answers[classNames[c]]; n > 0 {
-			v.Legend = append(v.Legend, legendEntry{Class: "c-" + classNames[c], Label: classLabels[c], Count: thousands(n)})
+			v.Legend = append(v.Legend, tile{classLabels[c], thousands(n), "c-" + classNames[c]})
 		}
 	}
 	var b bytes.Buffer

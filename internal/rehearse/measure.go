@@ -77,13 +77,12 @@ type recorder struct {
 }
 
 type shard struct {
-	mu      sync.Mutex // guards all below
-	total   [measures]*hdrhistogram.Histogram
-	answers [classes]uint64
-	polls   uint64
-	slots   []slot
-	// soldOut is when the first person was told so, ordered when the last order was told; -1: never.
-	soldOut, ordered time.Duration
+	mu               sync.Mutex // guards all below
+	total            [measures]*hdrhistogram.Histogram
+	answers          [classes]uint64
+	polls            uint64
+	slots            []slot
+	soldOut, ordered time.Duration // as in reading
 }
 
 var slotWidths = []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
@@ -194,6 +193,8 @@ func (r *recorder) unsent(s *shard, meant, end time.Duration) {
 type reading struct {
 	arrivals uint64
 	answers  [classes]uint64
+	// soldOut is when the first person was told so, ordered when the last order was told; negative: never.
+	soldOut, ordered time.Duration
 }
 
 func (g reading) total() (n uint64) {
@@ -203,9 +204,14 @@ func (g reading) total() (n uint64) {
 	return n
 }
 
-func (r *recorder) read() (g reading) {
+func (r *recorder) read() reading {
+	g := reading{soldOut: -1, ordered: -1}
 	for _, s := range r.shards {
 		s.mu.Lock()
+		if s.soldOut >= 0 && (g.soldOut < 0 || s.soldOut < g.soldOut) {
+			g.soldOut = s.soldOut
+		}
+		g.ordered = max(g.ordered, s.ordered)
 		for c, n := range s.answers {
 			g.answers[c] += n
 		}
@@ -335,18 +341,4 @@ func (r *recorder) timeline() (list []Slot) {
 		list = append(list, out)
 	}
 	return list
-}
-
-// marks returns when the first person was told that all is sold, and when the last order was told; negative: never.
-func (r *recorder) marks() (soldOut, ordered time.Duration) {
-	soldOut, ordered = -1, -1
-	for _, s := range r.shards {
-		s.mu.Lock()
-		if s.soldOut >= 0 && (soldOut < 0 || s.soldOut < soldOut) {
-			soldOut = s.soldOut
-		}
-		ordered = max(ordered, s.ordered)
-		s.mu.Unlock()
-	}
-	return soldOut, ordered
 }

@@ -105,13 +105,12 @@ func (o *office) release(ctx context.Context, deadline time.Duration) error {
 func (o *office) due(now time.Duration) (next time.Duration, over bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	cfg, s := &o.s.cfg, o.s
+	s, cfg := o.s, &o.s.cfg
 	for o.coming != nil && !o.coming.over() && o.coming.at <= now {
 		n, at := o.coming.next()
 		f := &flow{press: n, buyer: int32(n % uint64(len(s.crowd))), pressed: at, due: at}
 		s.rec.arrived(s.rec.shard(int(n)), at, now-at)
 		o.inPlay++
-		o.enlist(f)
 		if cfg.Double > 0 && habit(cfg.Seed, n, askDouble) < cfg.Double {
 			twin := *f
 			twin.twin = true
@@ -119,6 +118,7 @@ func (o *office) due(now time.Duration) (next time.Duration, over bool) {
 			o.inPlay++
 			heap.Push(&o.later, &twin)
 		}
+		o.enlist(f) // from here on it is the clerk's
 	}
 	for len(o.later) > 0 && o.later[0].due <= now {
 		o.enlist(heap.Pop(&o.later).(*flow))
@@ -152,9 +152,10 @@ func (o *office) waiting() int {
 	return len(o.ready) - o.first
 }
 
-func (o *office) rouse() {
+// rouse wakes whoever waits on a channel of capacity 1, now or when he next looks.
+func rouse(wake chan struct{}) {
 	select {
-	case o.wake <- struct{}{}:
+	case wake <- struct{}{}:
 	default:
 	}
 }
@@ -174,12 +175,12 @@ func (o *office) back(c *clerk, f *flow, done bool) *flow {
 		return nil
 	case done:
 		if o.inPlay--; o.inPlay == 0 {
-			o.rouse()
+			rouse(o.wake)
 		}
 	default:
 		heap.Push(&o.later, f)
 		if f.due < o.sleeps {
-			o.rouse()
+			rouse(o.wake)
 		}
 	}
 	if o.first == len(o.ready) {
@@ -250,6 +251,8 @@ func (s *stage) lastWord(shard *shard, f *flow, last final, at time.Duration) {
 
 // abandon gives a last word to all who have none when the time is over. It runs after all clerks have gone.
 func (o *office) abandon() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	now := o.s.now()
 	shard := o.s.rec.shard(0)
 	all := append(append(o.left, o.ready[o.first:]...), o.later...)

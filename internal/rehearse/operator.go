@@ -2,10 +2,10 @@ package rehearse
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -51,15 +51,8 @@ type refused struct {
 }
 
 func (r *refused) err(what string) error {
-	code := levee.Code(r.problem.Error)
-	if code == "" {
-		code = levee.CodeInternal
-	}
-	detail := r.problem.Detail
-	if detail == "" {
-		detail = http.StatusText(r.status)
-	}
-	return levee.E(code, "%s: the server answered %d: %s", what, r.status, levee.Shorten(detail, 300))
+	return levee.E(cmp.Or(levee.Code(r.problem.Error), levee.CodeInternal), "%s: the server answered %d: %s", what, r.status,
+		levee.Shorten(cmp.Or(r.problem.Detail, http.StatusText(r.status)), 300))
 }
 
 // do makes one call. The answer's body is open and to be closed when no refusal and no error is returned.
@@ -132,7 +125,7 @@ func (o *operator) call(ctx context.Context, what, method, path string, in any) 
 		default:
 			return nil, no.err(what)
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := pause(ctx, wait, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -284,7 +277,7 @@ func (o *operator) rows(ctx context.Context, sale string, yield func(row)) error
 	for d := json.NewDecoder(resp.Body); ; {
 		var line row
 		err := d.Decode(&line)
-		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		if err == io.EOF { // and not ErrUnexpectedEOF, which a cut line or a missing last chunk gives
 			return nil
 		}
 		if err != nil {

@@ -27,7 +27,8 @@ type payers struct {
 	line   []payer
 	shut   bool   // no more will come
 	off    string // not "": the server takes no payments for this rehearsal, and why
-	failed map[string]int
+	failed int
+	why    string // the last failure
 	done   int
 }
 
@@ -38,7 +39,7 @@ type payer struct {
 }
 
 func newPayers(s *stage) *payers {
-	return &payers{s: s, wake: make(chan struct{}, 1), gone: make(chan struct{}), failed: map[string]int{}}
+	return &payers{s: s, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 }
 
 func (p *payers) add(buyer int32, order string) {
@@ -47,14 +48,7 @@ func (p *payers) add(buyer int32, order string) {
 		p.line = append(p.line, payer{buyer, order, p.s.now() + payThink})
 	}
 	p.mu.Unlock()
-	p.rouse()
-}
-
-func (p *payers) rouse() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	rouse(p.wake)
 }
 
 // finish lets those in the line pay and ends run.
@@ -62,7 +56,7 @@ func (p *payers) finish() {
 	p.mu.Lock()
 	p.shut = true
 	p.mu.Unlock()
-	p.rouse()
+	rouse(p.wake)
 }
 
 // run pays until finish was called and the line is empty, or ctx ends.
@@ -75,10 +69,10 @@ func (p *payers) run(ctx context.Context) {
 				next, wait, over := p.next()
 				switch {
 				case over:
-					p.rouse() // the next worker shall see it too
+					rouse(p.wake) // the next worker shall see it too
 					return
 				case wait > 0:
-					if !p.sleep(ctx, wait) {
+					if pause(ctx, wait, p.wake) != nil {
 						return
 					}
 				default:
@@ -88,18 +82,6 @@ func (p *payers) run(ctx context.Context) {
 		})
 	}
 	wg.Wait()
-}
-
-func (p *payers) sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-p.wake:
-	case <-t.C:
-	}
-	return true
 }
 
 func (p *payers) next() (next payer, wait time.Duration, over bool) {
@@ -143,15 +125,13 @@ func (p *payers) pay(ctx context.Context, who payer) {
 		default:
 			reason = fmt.Sprintf("%d %s", no.status, no.problem.Error)
 		}
-		if pause(ctx, payThink) != nil {
+		if pause(ctx, payThink, nil) != nil {
 			return
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.failed) < 20 || p.failed[reason] > 0 {
-		p.failed[reason]++
-	}
+	p.failed, p.why = p.failed+1, reason
 }
 
 // notes say what became of the payments.
@@ -166,8 +146,8 @@ func (p *payers) notes() (list []string) {
 	if len(p.line) > 0 {
 		list = append(list, fmt.Sprintf("%d winners who meant to pay had no time left to.", len(p.line)))
 	}
-	for reason, n := range p.failed {
-		list = append(list, fmt.Sprintf("%d payments failed: %s", n, reason))
+	if p.failed > 0 {
+		list = append(list, fmt.Sprintf("%d payments failed, the last one so: %s", p.failed, p.why))
 	}
 	return list
 }

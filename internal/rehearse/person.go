@@ -2,6 +2,7 @@ package rehearse
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -149,10 +150,7 @@ func (s *stage) hearTicket(f *flow, a *answer) verdict {
 	}
 	switch {
 	case t.Order != "" && a.status != http.StatusAccepted:
-		quantity := t.Quantity
-		if quantity == 0 {
-			quantity = int32(s.cfg.Quantity)
-		}
+		quantity := cmp.Or(t.Quantity, int32(s.cfg.Quantity))
 		if s.told.order(s.crowd, f.buyer, f.press, quantity, t.Order, t.Reservation) && habit(s.cfg.Seed, f.press, askPay) < s.cfg.Pay {
 			s.payers.add(f.buyer, t.Order)
 		}

@@ -55,7 +55,11 @@ func (p *plot) gridY(v float64, label string) {
 func (p *plot) tickX(v float64, label string) {
 	x := p.x(v)
 	fmt.Fprintf(&p.b, `<line class="axis" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/>`, x, x, plotHigh-plotBottom, plotHigh-plotBottom+5)
-	p.text(x, plotHigh-plotBottom+18, "tick", "middle", label)
+	anchor := "middle"
+	if x > plotWide-plotRight-1 {
+		anchor = "end"
+	}
+	p.text(x, plotHigh-plotBottom+18, "tick", anchor, label)
 }
 
 func (p *plot) axes(xLabel, yLabel string) {
@@ -135,8 +139,8 @@ func short(v float64) string {
 	switch {
 	case v >= 1e6:
 		return number(math.Round(v/1e4)/100) + " M"
-	case v >= 1e4:
-		return number(math.Round(v/1e2)/10) + " k"
+	case v >= 1e3:
+		return number(math.Round(v/10)/100) + " k"
 	}
 	return number(math.Round(v*100) / 100)
 }
@@ -161,7 +165,7 @@ func (r Report) timeAxis(p *plot, end float64, yLabel string) {
 		p.mark(r.OpenedAfter, "opened")
 	}
 	if r.SoldOutAfter != nil {
-		p.mark(*r.SoldOutAfter, fmt.Sprintf("sold out, %.2f s", *r.SoldOutAfter))
+		p.mark(*r.SoldOutAfter, "sold out after "+seconds(max(0, *r.SoldOutAfter-r.OpenedAfter)))
 	}
 }
 
@@ -233,6 +237,17 @@ func decades(least, most float64) (list []float64) {
 	return list
 }
 
+// decade writes a power of ten of milliseconds.
+func decade(ms float64) string {
+	switch {
+	case ms >= 1000:
+		return short(ms/1000) + " s"
+	case ms >= 1:
+		return short(ms) + " ms"
+	}
+	return short(ms*1000) + " µs"
+}
+
 // plotLatency draws how long people waited by when they pressed.
 func (r Report) plotLatency() template.HTML {
 	slots, end := r.span()
@@ -249,7 +264,7 @@ func (r Report) plotLatency() template.HTML {
 	p := newPlot("Latency of purchases over time", "50th, 99th and 99.9th percentile of what people waited who pressed in that second.", 0, end,
 		ticks[0], ticks[len(ticks)-1], true)
 	for _, v := range ticks {
-		p.gridY(v, duration(v))
+		p.gridY(v, decade(v))
 	}
 	for _, q := range []struct {
 		class string
@@ -293,7 +308,7 @@ func (r Report) plotCurves() template.HTML {
 	ticks := decades(least, most)
 	p := newPlot("Latency by percentile", "How long the slowest share of people waited, by kind of answer.", 0, math.Ceil(tail), ticks[0], ticks[len(ticks)-1], true)
 	for _, v := range ticks {
-		p.gridY(v, duration(v))
+		p.gridY(v, decade(v))
 	}
 	for _, l := range r.Latencies {
 		var dots []dot

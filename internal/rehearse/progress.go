@@ -10,16 +10,24 @@ import (
 	"time"
 )
 
+// How often a terminal's line is drawn again, and a file gets a new one.
+const drawEvery, printEvery = 250 * time.Millisecond, time.Second
+
 // progress tells the person at the terminal how it goes: one line that is drawn again, or plain lines where the output is a file.
 type progress struct {
 	s        *stage
 	terminal bool
+	every    time.Duration
 	office   atomic.Pointer[office]
 	last     time.Time // of the last line, while buyers are invented
 }
 
 func newProgress(s *stage) *progress {
-	return &progress{s: s, terminal: isTerminal(s.out), last: time.Now()}
+	p := &progress{s: s, terminal: isTerminal(s.out), every: printEvery, last: time.Now()}
+	if p.terminal {
+		p.every = drawEvery
+	}
+	return p
 }
 
 func isTerminal(w io.Writer) bool {
@@ -41,23 +49,11 @@ func (p *progress) line(text string) {
 	}
 }
 
-const (
-	drawEvery  = 250 * time.Millisecond
-	printEvery = time.Second
-)
-
-func (p *progress) every() time.Duration {
-	if p.terminal {
-		return drawEvery
-	}
-	return printEvery
-}
-
 func (p *progress) inventing(n int) {
 	if p.s.cfg.Quiet || n%256 != 0 && n != p.s.cfg.Buyers {
 		return
 	}
-	if now := time.Now(); now.Sub(p.last) >= p.every() || n == p.s.cfg.Buyers {
+	if now := time.Now(); now.Sub(p.last) >= p.every || n == p.s.cfg.Buyers {
 		p.last = now
 		p.line(fmt.Sprintf("inventing buyers: %s of %s", thousands(uint64(n)), thousands(uint64(p.s.cfg.Buyers))))
 	}
@@ -68,7 +64,7 @@ func (p *progress) run(ctx context.Context) {
 	if p.s.cfg.Quiet {
 		return
 	}
-	tick := time.NewTicker(p.every())
+	tick := time.NewTicker(p.every)
 	defer tick.Stop()
 	defer p.line("")
 	before, at := p.s.rec.read(), p.s.now()

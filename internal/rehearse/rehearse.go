@@ -6,6 +6,7 @@
 package rehearse
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -180,12 +181,7 @@ func (c *Config) checkNumbers() error {
 	return nil
 }
 
-func def[T comparable](v *T, d T) {
-	var zero T
-	if *v == zero {
-		*v = d
-	}
-}
+func def[T comparable](v *T, d T) { *v = cmp.Or(*v, d) }
 
 func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
@@ -201,45 +197,36 @@ func visible(s string) bool {
 
 // Command is the command line that repeats a rehearsal, without its secrets.
 func (c Config) Command() string {
-	b := strings.Builder{}
-	b.WriteString("levee rehearse")
-	arg := func(flag, value string) { b.WriteString(" --" + flag + " " + quote(value)) }
-	arg("server", c.Server)
-	if c.User != "" {
-		arg("user", c.User)
+	args := []string{"levee rehearse --server", quote(c.Server)}
+	arg := func(write bool, flag, value string) {
+		if write {
+			args = append(args, "--"+flag, quote(value))
+		}
 	}
-	arg("sale", c.Sale)
+	arg(c.User != "", "user", c.User)
+	arg(true, "sale", c.Sale)
+	arg(!c.Max, "rate", number(c.Rate))
+	arg(true, "buyers", strconv.Itoa(c.Buyers))
+	arg(true, "duration", c.Duration.String())
+	arg(true, "connections", strconv.Itoa(c.Connections))
+	arg(c.Units > 0, "units", strconv.FormatInt(c.Units, 10))
+	arg(c.PerBuyer > 0, "per-buyer", strconv.Itoa(c.PerBuyer))
+	arg(c.Quantity != 1, "quantity", strconv.Itoa(c.Quantity))
+	arg(c.Pay > 0, "pay", number(c.Pay))
+	arg(c.Double > 0, "double", number(c.Double))
+	arg(c.Early > 0, "early", c.Early.String())
+	arg(c.Patience != patienceDefault, "patience", c.Patience.String())
+	arg(c.Settle != settleDefault, "settle", c.Settle.String())
+	arg(c.Timeout != timeoutDefault, "timeout", c.Timeout.String())
+	arg(c.Max && c.Depth > 1, "depth", strconv.Itoa(c.Depth))
+	arg(c.Seed != seedDefault, "seed", strconv.FormatUint(c.Seed, 10))
 	if c.Max {
-		b.WriteString(" --max")
-		arg("depth", strconv.Itoa(c.Depth))
-	} else {
-		arg("rate", number(c.Rate))
-	}
-	arg("buyers", strconv.Itoa(c.Buyers))
-	arg("duration", c.Duration.String())
-	arg("connections", strconv.Itoa(c.Connections))
-	for _, o := range []struct {
-		flag  string
-		value float64
-		plain float64 // the default, which is not written
-	}{{"units", float64(c.Units), 0}, {"per-buyer", float64(c.PerBuyer), 0}, {"quantity", float64(c.Quantity), 1}, {"pay", c.Pay, 0}, {"double", c.Double, 0}} {
-		if o.value != o.plain {
-			arg(o.flag, number(o.value))
-		}
-	}
-	for _, o := range []struct {
-		flag         string
-		value, plain time.Duration
-	}{{"early", c.Early, 0}, {"patience", c.Patience, patienceDefault}, {"settle", c.Settle, settleDefault}, {"timeout", c.Timeout, timeoutDefault}} {
-		if o.value != o.plain {
-			arg(o.flag, o.value.String())
-		}
+		args = append(args, "--max")
 	}
 	if c.Poll {
-		b.WriteString(" --poll")
+		args = append(args, "--poll")
 	}
-	arg("seed", strconv.FormatUint(c.Seed, 10))
-	return b.String()
+	return strings.Join(args, " ")
 }
 
 // quote makes a word safe for a shell.

@@ -109,14 +109,11 @@ func (s *stage) report(checks []Check, account Account, notes []string) Report {
 	if !s.cfg.Max {
 		r.AnswersPerSecond = float64(during) / r.SettledAfter
 	}
-	soldOut, ordered := s.rec.marks()
-	if soldOut >= 0 {
-		v := soldOut.Seconds()
-		r.SoldOutAfter = &v
+	if reading.soldOut >= 0 {
+		r.SoldOutAfter = new(reading.soldOut.Seconds())
 	}
-	if ordered >= 0 {
-		v := ordered.Seconds()
-		r.LastOrderAfter = &v
+	if reading.ordered >= 0 {
+		r.LastOrderAfter = new(reading.ordered.Seconds())
 	}
 	r.Passed, r.Settings = r.OK(), r.settings()
 	r.Notes = append(r.Notes, r.cautions()...)

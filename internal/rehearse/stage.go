@@ -94,7 +94,7 @@ func (s *stage) close() {
 func (s *stage) play(ctx context.Context) error {
 	if s.cfg.Early > 0 {
 		opens := s.copy.StartsAt.Add(-s.offset)
-		if err := pause(ctx, time.Until(opens.Add(-s.cfg.Early))); err != nil {
+		if err := pause(ctx, time.Until(opens.Add(-s.cfg.Early)), nil); err != nil {
 			return err
 		}
 	}
@@ -125,20 +125,7 @@ func (s *stage) play(ctx context.Context) error {
 	}
 	s.payers.finish()
 	if s.cfg.Pay > 0 {
-		return s.awaitPayments(ctx)
-	}
-	return nil
-}
-
-// awaitPayments waits until nobody is left who pays, at most for the time to settle.
-func (s *stage) awaitPayments(ctx context.Context) error {
-	t := time.NewTimer(s.cfg.Settle)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.payers.gone:
-	case <-t.C:
+		return pause(ctx, s.cfg.Settle, s.payers.gone)
 	}
 	return nil
 }
@@ -211,7 +198,7 @@ func (s *stage) judge(ctx context.Context) (Report, error) {
 		if account.Gate.Unsettled == 0 && account.Gate.Waiting == 0 && account.Stock.Sold >= paid || time.Now().After(end) {
 			break
 		}
-		if err := pause(ctx, quietTick); err != nil {
+		if err := pause(ctx, quietTick, nil); err != nil {
 			return Report{}, err
 		}
 	}

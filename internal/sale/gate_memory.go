@@ -21,7 +21,8 @@ type memoryGate struct {
 	unsettled int64 // units
 	perBuyer  int32
 	buyers    buyerTable
-	waiting   []*taking // in the order of arrival
+	waiting   []*taking // in the order of arrival, from head on
+	head      int
 	spare     []*taking // the other of two arrays, so that picking up a batch allocates nothing
 	slots     []*taking // unsettled takings by slot, for "is this key under way?"
 	freeSlots []uint32
@@ -58,7 +59,7 @@ func (g *memoryGate) take(a attempt) (*taking, verdict, uint64) {
 		g.mu.Unlock()
 		return nil, verdictSoldOut, epoch
 	}
-	if len(g.waiting) >= g.waitingMax {
+	if len(g.waiting)-g.head >= g.waitingMax {
 		g.mu.Unlock()
 		return nil, verdictFull, 0
 	}
@@ -73,7 +74,7 @@ func (g *memoryGate) take(a attempt) (*taking, verdict, uint64) {
 	entry.held += a.quantity
 	entry.slot = t.slot
 	g.waiting = append(g.waiting, t)
-	first := len(g.waiting) == 1
+	first := len(g.waiting)-g.head == 1
 	epoch := g.epoch
 	g.mu.Unlock()
 	if first {
@@ -116,17 +117,23 @@ func (g *memoryGate) newSlot(t *taking) uint32 {
 func (g *memoryGate) next(max int) []*taking {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.waiting) == 0 {
+	n := len(g.waiting) - g.head
+	if n == 0 {
 		return nil
 	}
-	if len(g.waiting) <= max {
+	if n <= max && g.head == 0 {
 		batch := g.waiting
 		g.waiting, g.spare = g.spare[:0], nil
 		return batch
 	}
-	batch := make([]*taking, max)
-	copy(batch, g.waiting)
-	g.waiting = g.waiting[:copy(g.waiting, g.waiting[max:])]
+	batch := make([]*taking, min(n, max))
+	g.head += copy(batch, g.waiting[g.head:])
+	// A long line is moved up only when half of it is gone, so that each taking is moved about once however long the line is.
+	if g.head > len(g.waiting)/2 {
+		left := copy(g.waiting, g.waiting[g.head:])
+		clear(g.waiting[left:])
+		g.waiting, g.head = g.waiting[:left], 0
+	}
 	return batch
 }
 
@@ -212,7 +219,7 @@ func (g *memoryGate) move(units int64, buyer levee.UserID, held int32) gateNumbe
 		}
 	}
 	return gateNumbers{
-		Warm: g.warm, Remaining: g.remaining, Unsettled: g.unsettled, Waiting: len(g.waiting), Buyers: g.buyers.count, Epoch: g.epoch,
+		Warm: g.warm, Remaining: g.remaining, Unsettled: g.unsettled, Waiting: len(g.waiting) - g.head, Buyers: g.buyers.count, Epoch: g.epoch,
 	}
 }
 
