@@ -268,7 +268,7 @@ func TestUnavailableIsNotParked(t *testing.T) {
 		time.Sleep(40 * time.Minute) // of the bubble's clock
 		synctest.Wait()
 		away.Store(false)
-		time.Sleep(backoffMost + time.Second)
+		time.Sleep(backoffMost*11/10 + time.Second) // the spread goes a tenth beyond
 		h.drain(b)
 		if diff := cmp.Diff("1:1", h.effects("a")); diff != "" {
 			t.Error(diff)
