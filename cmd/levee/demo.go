@@ -231,7 +231,7 @@ func (d *demo) tell(env *common) error {
 	for _, a := range demoAccounts {
 		fmt.Fprintf(env.stdout, "  sign in    %-14s password %s\n", a.name, d.accounts[a.name])
 	}
-	_, err := fmt.Fprintf(env.stdout, "\n  rehearse   LEVEE_PASSWORD=%s levee rehearse --server %s --user operator --sale %s --rate 10000 --buyers 100000 --duration 10s\n\nStop with Ctrl-C.\n",
-		d.accounts["operator"], base, d.open)
+	_, err := fmt.Fprintf(env.stdout, "\n  rehearse   LEVEE_PASSWORD=%s %s rehearse --server %s --user operator --sale %s --rate 10000 --buyers 100000 --duration 10s\n\nStop with Ctrl-C.\n",
+		d.accounts["operator"], os.Args[0], base, d.open)
 	return err
 }

@@ -197,6 +197,20 @@ func TestACrowdOverHTTP(t *testing.T) {
 			t.Errorf("%s was told %s, the house holds %q", b, o, held[b])
 		}
 	}
+	// A winner of a rehearsal pays as people do, at the test provider.
+	for _, line := range lines {
+		var b struct{ Buyer, Token string }
+		if err := json.Unmarshal([]byte(line), &b); err != nil {
+			t.Fatal(err)
+		}
+		if told[b.Buyer] != "" {
+			c := *h.Visitor
+			c.Token = b.Token
+			pay(t, h, &c, told[b.Buyer])
+			break
+		}
+	}
+	h.Operator.Do("GET", "/v1/sales/"+copied.ID+"/account", nil).Want(200).Contains(`"sold":1`, `"balanced":true`)
 	// A real customer may not take part in a rehearsal, and its stock did not come from the shelf.
 	h.Customer.Do("POST", "/v1/sales/"+copied.ID+"/admissions", nil).WantError(403, levee.CodeForbidden)
 	var stock struct {

@@ -95,7 +95,7 @@ func TestHTTP(t *testing.T) {
 		{"POST", path + "/payments", "buyer", "", `{"provider":"gold"}`, 422, "body.provider", "free"},
 		{"POST", path + "/payments", "other", "p1", test, 404, "not_found", ""},
 		{"POST", path + "/payments", "", "", test, 401, "unauthenticated", ""},
-		{"POST", path + "/payments", "rehearsal", "", test, 403, "forbidden", ""},
+		{"POST", path + "/payments", "rehearsal", "", `{"provider":"gold"}`, 403, "forbidden", ""},
 		{"GET", path + "/payments", "buyer", "", "", 200, p.ID, "redirect_url"},
 		{"GET", path + "/payments", "other", "", "", 404, "not_found", p.ID},
 		{"GET", p.Links.Self, "buyer", "", "", 200, `"state":"started"`, ""},

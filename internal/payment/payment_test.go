@@ -330,7 +330,7 @@ func TestStartRefuses(t *testing.T) {
 		"visitor":            {levee.Actor{}, o.ID, "test", levee.CodeUnauthenticated},
 		"other":              {other, o.ID, "test", levee.CodeNotFound},
 		"operator":           {operator, o.ID, "test", levee.CodeNotFound},
-		"rehearsal":          {levee.Actor{User: buyer.User, Rehearsal: true}, o.ID, "test", levee.CodeForbidden},
+		"rehearsal":          {levee.Actor{User: buyer.User, Rehearsal: true}, o.ID, "alipay", levee.CodeForbidden},
 		"no such order":      {buyer, 99, "test", levee.CodeNotFound},
 		"no such provider":   {buyer, o.ID, "gold", levee.CodeInvalid},
 		"free is no choice":  {buyer, o.ID, "free", levee.CodeInvalid},
