@@ -21,7 +21,7 @@ func parseProxies(list []string) ([]netip.Prefix, error) {
 		}
 		prefix, err := netip.ParsePrefix(p)
 		if err != nil || prefix.Addr().Is4In6() {
-			return nil, levee.Invalid("web.trusted_proxies", "addresses such as 10.0.0.0/8 or 127.0.0.1", p)
+			return nil, levee.Invalid("http.trusted_proxies", "addresses such as 10.0.0.0/8 or 127.0.0.1", p)
 		}
 		out = append(out, prefix.Masked())
 	}

@@ -216,7 +216,7 @@ func Prune(ctx context.Context, d *db.DB, before time.Time) (n int64, err error)
 	defer levee.Wrap(&err, "web.Prune")
 	for {
 		var deleted int64
-		err := d.Tx(ctx, "web.prune", func(ctx context.Context, tx *db.Tx) error {
+		err := d.Tx(ctx, "http.prune", func(ctx context.Context, tx *db.Tx) error {
 			// The time up to which one portion reaches: portable, where DELETE … LIMIT is not.
 			var upTo db.NullInt64
 			err := tx.QueryRow(ctx, "SELECT MAX(created_at) FROM "+

@@ -30,7 +30,7 @@ func (s *Server) Listen() (_ net.Addr, err error) {
 	}
 	l, err := net.Listen("tcp", s.cfg.Addr)
 	if err != nil {
-		return nil, levee.E(levee.CodeUnavailable, "cannot listen on %s: choose another address (web.addr) or stop what holds it", s.cfg.Addr).Because(err)
+		return nil, levee.E(levee.CodeUnavailable, "cannot listen on %s: choose another address (http.addr) or stop what holds it", s.cfg.Addr).Because(err)
 	}
 	s.serving.listener = &boundedListener{Listener: l, slots: make(chan struct{}, s.cfg.MaxConns), closed: make(chan struct{})}
 	return l.Addr(), nil

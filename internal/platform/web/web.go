@@ -151,21 +151,21 @@ func New(cfg Config, p Parts) (_ *Server, err error) {
 		return nil, err
 	}
 	for _, o := range cfg.CORSOrigins {
-		if err = checkOrigin("web.cors_origins", o); err != nil {
+		if err = checkOrigin("http.cors_origins", o); err != nil {
 			return nil, err
 		}
 		s.origins[o] = true
 		if err = s.csrf.AddTrustedOrigin(o); err != nil {
-			return nil, levee.Invalid("web.cors_origins", originForm, o).Because(err)
+			return nil, levee.Invalid("http.cors_origins", originForm, o).Because(err)
 		}
 	}
 	if cfg.PublicURL != "" {
 		u, err := url.Parse(cfg.PublicURL)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return nil, levee.Invalid("web.public_url", "an address such as https://shop.example", cfg.PublicURL)
+			return nil, levee.Invalid("http.public_url", "an address such as https://shop.example", cfg.PublicURL)
 		}
 		if err := s.csrf.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
-			return nil, levee.Invalid("web.public_url", "an address such as https://shop.example", cfg.PublicURL).Because(err)
+			return nil, levee.Invalid("http.public_url", "an address such as https://shop.example", cfg.PublicURL).Because(err)
 		}
 	}
 	s.fixed = s.fixedHeaders()
@@ -177,14 +177,14 @@ func (c Config) normal() (Config, error) {
 	if c.Addr == "" {
 		c.Addr = "127.0.0.1:8080"
 	}
-	if err := within("web.body_max", &c.BodyMax, 1<<10, 1<<20, 1<<30); err != nil {
+	if err := within("http.body_max", &c.BodyMax, 1<<10, 1<<20, 1<<30); err != nil {
 		return c, err
 	}
 	headerMax, conns := int64(c.HeaderMax), int64(c.MaxConns)
-	if err := within("web.header_max", &headerMax, 4<<10, 16<<10, 1<<20); err != nil {
+	if err := within("http.header_max", &headerMax, 4<<10, 16<<10, 1<<20); err != nil {
 		return c, err
 	}
-	if err := within("web.max_conns", &conns, 16, 50_000, 1_000_000); err != nil {
+	if err := within("http.max_conns", &conns, 16, 50_000, 1_000_000); err != nil {
 		return c, err
 	}
 	c.HeaderMax, c.MaxConns = int(headerMax), int(conns)
@@ -193,10 +193,10 @@ func (c Config) normal() (Config, error) {
 		value *time.Duration
 		usual time.Duration
 	}{
-		{"web.read_header_timeout", &c.ReadHeaderTimeout, 5 * time.Second},
-		{"web.request_timeout", &c.RequestTimeout, 15 * time.Second},
-		{"web.idle_timeout", &c.IdleTimeout, 90 * time.Second},
-		{"web.drain_timeout", &c.DrainTimeout, 20 * time.Second},
+		{"http.read_header_timeout", &c.ReadHeaderTimeout, 5 * time.Second},
+		{"http.request_timeout", &c.RequestTimeout, 15 * time.Second},
+		{"http.idle_timeout", &c.IdleTimeout, 90 * time.Second},
+		{"http.drain_timeout", &c.DrainTimeout, 20 * time.Second},
 	} {
 		if *d.value == 0 {
 			*d.value = d.usual
@@ -210,7 +210,7 @@ func (c Config) normal() (Config, error) {
 		c.CookieSecure = "auto"
 	case "auto", "always", "never":
 	default:
-		return c, levee.Invalid("web.cookie_secure", "auto, always or never", c.CookieSecure)
+		return c, levee.Invalid("http.cookie_secure", "auto, always or never", c.CookieSecure)
 	}
 	return c, nil
 }

@@ -117,7 +117,7 @@ func newSite(t testing.TB, cfg Config, change ...func(*Parts)) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := db.Open(t.Context(), db.Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "web.db")}, o)
+	d, err := db.Open(t.Context(), db.Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "http.db")}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -633,22 +633,22 @@ func TestConfigRefused(t *testing.T) {
 		cfg    Config
 		fields []string
 	}{
-		{Config{BodyMax: 12}, []string{"web.body_max", "1024", "12"}},
-		{Config{BodyMax: -1}, []string{"web.body_max"}},
-		{Config{HeaderMax: 1 << 30}, []string{"web.header_max"}},
-		{Config{MaxConns: 1}, []string{"web.max_conns"}},
-		{Config{RequestTimeout: -time.Second}, []string{"web.request_timeout"}},
-		{Config{IdleTimeout: 1}, []string{"web.idle_timeout"}},
-		{Config{CookieSecure: "maybe"}, []string{"web.cookie_secure", "auto", "maybe"}},
-		{Config{PublicURL: "shop.example"}, []string{"web.public_url", "https://", "shop.example"}},
-		{Config{PublicURL: "https://u:p@shop.example"}, []string{"web.public_url"}},
-		{Config{TrustedProxies: []string{"10.0.0.0/33"}}, []string{"web.trusted_proxies", "10.0.0.0/33"}},
-		{Config{TrustedProxies: []string{"all"}}, []string{"web.trusted_proxies"}},
-		{Config{CORSOrigins: []string{"*"}}, []string{"web.cors_origins", "*"}},
-		{Config{CORSOrigins: []string{"null"}}, []string{"web.cors_origins"}},
-		{Config{CORSOrigins: []string{"https://*.example"}}, []string{"web.cors_origins"}},
-		{Config{CORSOrigins: []string{"https://shop.example/"}}, []string{"web.cors_origins"}},
-		{Config{CORSOrigins: []string{"https://Shop.example"}}, []string{"web.cors_origins"}},
+		{Config{BodyMax: 12}, []string{"http.body_max", "1024", "12"}},
+		{Config{BodyMax: -1}, []string{"http.body_max"}},
+		{Config{HeaderMax: 1 << 30}, []string{"http.header_max"}},
+		{Config{MaxConns: 1}, []string{"http.max_conns"}},
+		{Config{RequestTimeout: -time.Second}, []string{"http.request_timeout"}},
+		{Config{IdleTimeout: 1}, []string{"http.idle_timeout"}},
+		{Config{CookieSecure: "maybe"}, []string{"http.cookie_secure", "auto", "maybe"}},
+		{Config{PublicURL: "shop.example"}, []string{"http.public_url", "https://", "shop.example"}},
+		{Config{PublicURL: "https://u:p@shop.example"}, []string{"http.public_url"}},
+		{Config{TrustedProxies: []string{"10.0.0.0/33"}}, []string{"http.trusted_proxies", "10.0.0.0/33"}},
+		{Config{TrustedProxies: []string{"all"}}, []string{"http.trusted_proxies"}},
+		{Config{CORSOrigins: []string{"*"}}, []string{"http.cors_origins", "*"}},
+		{Config{CORSOrigins: []string{"null"}}, []string{"http.cors_origins"}},
+		{Config{CORSOrigins: []string{"https://*.example"}}, []string{"http.cors_origins"}},
+		{Config{CORSOrigins: []string{"https://shop.example/"}}, []string{"http.cors_origins"}},
+		{Config{CORSOrigins: []string{"https://Shop.example"}}, []string{"http.cors_origins"}},
 	} {
 		_, err := New(c.cfg, Parts{Obs: o})
 		if levee.CodeOf(err) != levee.CodeInvalid {
