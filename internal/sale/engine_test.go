@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"levee"
@@ -557,5 +558,28 @@ func FuzzAdmissionToken(f *testing.F) {
 		if err := a.verify(token, 7, 8, now); (err == nil) != (token == good) {
 			t.Fatalf("verify(%q) = %v", token, err)
 		}
+	})
+}
+
+// A buyer at his bound marks himself either before the delivery looks, or after it signalled: in between the marks are locked. Else
+// his place would stay "queued" for ever.
+func TestNobodyMarksBetweenLookAndSignal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := &Service{}, &live{gate: newMemoryGate(10), waited: map[levee.ReservationID]levee.UserID{}}
+		l.gate.load(1, 1, nil)
+		taken, _, _ := l.gate.take(attempt{id: 1, buyer: 1, quantity: 1})
+		taken.settled = make(chan struct{}, 1)
+		taken.settled <- struct{}{} // so that the delivery stands still in its signal
+		batch := l.gate.next(10)
+		l.gate.settle(batch)
+		done := make(chan struct{})
+		go func() { s.deliver(l, batch); close(done) }()
+		synctest.Wait()
+		if l.late.TryLock() {
+			l.late.Unlock()
+			t.Error("a buyer can mark himself after the delivery looked and before it signals")
+		}
+		<-taken.settled
+		<-done
 	})
 }
