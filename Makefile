@@ -5,18 +5,25 @@ LDFLAGS := -s -w -X levee/internal/app.Version=$(VERSION)
 KILLS ?= 200
 SEEDS ?= 10000
 
-.PHONY: help run build test check lint generate bench chaos simulate release clean
+.PHONY: help run build ui test check lint generate bench chaos simulate release clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-run: build ## Serve the product with demonstration data (stop with Ctrl-C)
+run: ui build ## Serve the product with demonstration data (stop with Ctrl-C)
 	./bin/levee demo
 
 build: ## Build bin/levee
 	@mkdir -p bin
 	go build -ldflags '$(LDFLAGS)' -o bin/levee ./cmd/levee
+
+ui: ## Build the pages into ui/dist (needs Node 20 and npm; without them the program serves its API only)
+	@if ! command -v npm >/dev/null; then echo "npm is not installed: the pages are left out, the API works"; exit 0; fi; \
+	set -e; cd ui; \
+	if [ ! -d node_modules ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then npm ci --no-fund --no-audit; fi; \
+	(cd .. && go run ./cmd/levee openapi) > openapi.json.new && mv openapi.json.new openapi.json; \
+	npm run --silent build
 
 test: lint ## Run every test: all suites, the race detector on what is concurrent, both SQLite drivers
 	go test -timeout 30m ./...

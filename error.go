@@ -39,6 +39,11 @@ const (
 	CodeAdmissionMissing    Code = "admission_missing"      // sale: no admission token
 	CodeAdmissionInvalid    Code = "admission_invalid"      // sale: forged, of another sale or of another buyer
 	CodeAdmissionExpired    Code = "admission_expired"      // sale: ask for a new one
+	CodeChallengeRequired   Code = "challenge_required"     // admission: a challenge must be solved first; Data has it
+	CodeChallengeFailed     Code = "challenge_failed"       // admission: the answer is wrong, used up or too old
+	CodeDrawOnly            Code = "draw_only"              // sale: units are given by a draw; enter it instead
+	CodeEntriesClosed       Code = "entries_closed"         // line: the entry window of the draw is over
+	CodeUnitsFree           Code = "units_free"             // line: no need to wait, units can be bought
 	CodeOutOfStock          Code = "out_of_stock"           // catalog: fewer on hand than asked for
 	CodeAlreadyPaid         Code = "already_paid"           //
 	CodePaymentDeadlineOver Code = "payment_deadline_over"  //

@@ -12,6 +12,10 @@ type (
 	OrderID       int64
 	PaymentID     int64
 	RefundID      int64
+	EntryID       int64
+	WebhookID     int64
+	DeliveryID    int64
+	NoticeID      int64
 )
 
 // Kind tells what a sealed public id stands for; an id sealed as one kind does not open as another. The number is part of
@@ -32,11 +36,16 @@ const (
 	KindRefund      Kind = 10
 	KindJob         Kind = 11
 	KindEvent       Kind = 12
+	KindEntry       Kind = 13
+	KindWebhook     Kind = 14
+	KindDelivery    Kind = 15
+	KindNotice      Kind = 16
 )
 
 var kindPrefix = [...]string{
 	KindUser: "usr", KindSession: "ses", KindProduct: "prd", KindSKU: "sku", KindPicture: "pic", KindSale: "sal",
 	KindReservation: "rsv", KindOrder: "ord", KindPayment: "pay", KindRefund: "rfd", KindJob: "job", KindEvent: "evt",
+	KindEntry: "ent", KindWebhook: "whk", KindDelivery: "dlv", KindNotice: "ntc",
 }
 
 // Prefix returns the three letters that a public id of this kind begins with, or "" for an unknown kind.

@@ -34,6 +34,7 @@ type cli struct {
 	Rehearse rehearseCmd `cmd:"" help:"Rehearse a sale against a running server, and audit the result."`
 	Doctor   doctorCmd   `cmd:"" help:"Examine the configuration, the database and every sale's books."`
 	Show     configCmd   `cmd:"" name:"config" help:"Show the configuration in force, secrets redacted."`
+	OpenAPI  openapiCmd  `cmd:"" name:"openapi" help:"Print the OpenAPI document of this version."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 

@@ -15,6 +15,7 @@ import (
 	"levee/internal/platform/job"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
+	"levee/ui"
 )
 
 // schemas of the parts and the rooms, in the order in which they are migrated.
@@ -84,6 +85,7 @@ func (r *Rooms) mount(srv *web.Server) {
 	if r.Sandbox != nil {
 		srv.Handle("/test-provider/", http.StripPrefix("/test-provider", r.Sandbox))
 	}
+	srv.Handle("/", ui.Handler())
 }
 
 // prune deletes what has served its time: answers to idempotency keys after two days, finished events and jobs after a week.

@@ -125,7 +125,7 @@ func (t *sseTransport) send(frames []*frame) error {
 	return t.rc.Flush()
 }
 
-// note writes the hub's own frames. An event without data is not shown to the page, but its id counts as the last one.
+// note writes the hub's own frames. The welcome has no data and so is not shown to the page, but its id counts as the last one.
 func (t *sseTransport) note(kind string, at position) error {
 	b := t.buf[:0]
 	if kind != kindHeartbeat {
@@ -134,8 +134,12 @@ func (t *sseTransport) note(kind string, at position) error {
 	}
 	b = append(b, "id: "...)
 	b = at.append(b)
-	if kind == kindReset {
+	switch kind {
+	case kindReset:
 		b = append(b, "\nevent: reset\ndata: null"...)
+	case kindHeartbeat:
+		// With data, so that a page sees it: a connection that looks open and carries nothing is dead.
+		b = append(b, "\nevent: ping\ndata: null"...)
 	}
 	b = append(b, "\n\n"...)
 	t.buf = b
