@@ -29,7 +29,7 @@ test: lint ## Run every test: all suites, the race detector on what is concurren
 	go test -timeout 30m ./...
 	CGO_ENABLED=0 go test -timeout 15m ./internal/platform/db ./internal/order
 	@if [ "$$(go env CGO_ENABLED)" = 1 ]; then \
-		go test -race -short -timeout 30m ./internal/sale ./internal/order ./internal/platform/event ./internal/platform/job \
+		go test -race -short -timeout 30m ./internal/sale ./internal/gate ./internal/tally ./internal/order ./internal/platform/event ./internal/platform/job \
 			./internal/platform/cache ./internal/platform/limit ./internal/platform/push; \
 	else echo "no C compiler: the race detector is left out"; fi
 

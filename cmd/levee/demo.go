@@ -9,14 +9,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/app"
 	"levee/internal/catalog"
 	"levee/internal/identity"
 	"levee/internal/platform/obs"
 	"levee/internal/sale"
+	"levee/ui"
 )
 
 type demoCmd struct {
@@ -25,8 +28,9 @@ type demoCmd struct {
 }
 
 func (c *demoCmd) Help() string {
-	return "Serves a house with accounts, products with pictures, and three sales: one open, one that starts in two minutes, one sold\n" +
-		"out. Orders are paid at the test provider, which moves no money. Accounts and data are kept in the folder and used again."
+	return "Serves a house with accounts, products with pictures, and four sales: one open, one behind a waiting room that starts in two\n" +
+		"minutes, one whose units are drawn by lot in ten, one sold out with a waiting list. Orders are paid at the test provider,\n" +
+		"which moves no money. Accounts and data are kept in the folder and used again."
 }
 
 func (c *demoCmd) Run(env *common) error {
@@ -132,13 +136,17 @@ func (d *demo) writeAccounts() error {
 var demoProducts = []struct {
 	code, title, text string
 	minor             int64
+	ground            uint32 // of the picture, as 0xRRGGBB
+	draw              func(*canvas)
 }{
-	{"LANTERN", "River lantern", "A folding lantern for the evening on the levee. Burns eight hours on one candle.", 12900},
-	{"KETTLE", "Enamel kettle", "One and a half litres, blue enamel, whistles in F sharp.", 25900},
-	{"BLANKET", "Wool blanket", "Heavy, warm, made to be lent and never given back.", 39900},
-	{"COMPASS", "Pocket compass", "Points north also when everybody arrives at once.", 8900},
-	{"THERMOS", "Steel flask", "Keeps tea hot for the length of any queue.", 15900},
-	{"PARASOL", "Paper parasol", "Bamboo and oiled paper, for sun and for light rain.", 6900},
+	{"LANTERN", "River lantern", "A folding lantern for the evening on the levee. Red paper on a bamboo frame; burns eight hours on one candle.", 12900, 0xf6d9b8, drawLantern},
+	{"KETTLE", "Enamel kettle", "One and a half litres in blue enamel, with a brass knob. Whistles in F sharp.", 25900, 0xcfe0e8, drawKettle},
+	{"BLANKET", "Wool blanket", "Heavy, warm, woven in four colours. Made to be lent and never given back.", 39900, 0xefe0dc, drawBlanket},
+	{"PARASOL", "Paper parasol", "Bamboo and oiled paper, painted by hand. For sun and for light rain.", 6900, 0xdfe8d6, drawParasol},
+	{"COMPASS", "Pocket compass", "Brass case, floating needle. Points north also when everybody arrives at once.", 8900, 0xd9e3ea, drawCompass},
+	{"THERMOS", "Steel flask", "Half a litre, double wall. Keeps tea hot for the length of any queue.", 15900, 0xe6e9d8, drawFlask},
+	{"RADIO", "Weather radio", "Runs on two cells or its crank. Knows the river before the river comes.", 32900, 0xf1ddcf, drawRadio},
+	{"BOAT", "Toy sloop", "Beech and linen, thirty centimetres from bow to stern. Sails in any bath.", 18900, 0xd3e6ef, drawBoat},
 }
 
 func (d *demo) seedProducts(ctx context.Context) ([]catalog.Product, error) {
@@ -164,24 +172,33 @@ func (d *demo) seedProducts(ctx context.Context) ([]catalog.Product, error) {
 	return list, nil
 }
 
-// seedSales makes the three sales of the demonstration, unless an earlier start's are still as they should be.
+// seedSales makes the sales of the demonstration, unless an earlier start's are still as they should be.
 func (d *demo) seedSales(ctx context.Context, products []catalog.Product) error {
 	now := d.a.Obs.Clock()
 	phases, err := d.a.Rooms.Sale.Phases(ctx)
 	if err != nil {
 		return err
 	}
-	for i, s := range []struct {
-		phase           string
+	for _, s := range []struct {
+		phase, product  string
 		title           string
 		units           int64
 		perBuyer        int32
 		starts, lasts   time.Duration
 		discountPercent int64
+		terms           sale.Terms // what is particular about it
+		draws           time.Duration
 	}{
-		{"open", "Lanterns at half price", 1000, 2, -time.Minute, 24 * time.Hour, 50},
-		{"upcoming", "Kettles, in two minutes", 100, 1, 2 * time.Minute, 24 * time.Hour, 60},
-		{"sold_out", "Blankets, the last five", 5, 1, -time.Hour, 24 * time.Hour, 70},
+		{phase: "open", product: "LANTERN", title: "Lanterns at half price", units: 1000, perBuyer: 2, starts: -time.Minute, lasts: 24 * time.Hour, discountPercent: 50,
+			terms: sale.Terms{TokenNeeded: true}},
+		// A pace that lets a visitor see his position move, and a brake that a phone does not notice.
+		{phase: "upcoming", product: "KETTLE", title: "Kettles, in two minutes", units: 100, perBuyer: 1, starts: 2 * time.Minute, lasts: 24 * time.Hour, discountPercent: 60,
+			terms: sale.Terms{WaitingList: true, Admission: admission.Policy{Room: true, Order: admission.OrderRandom, PerSecond: 20,
+				Brake: admission.BrakeWork, WorkBits: 14}}},
+		{phase: "sold_out", product: "BLANKET", title: "Blankets, the last five", units: 5, perBuyer: 1, starts: -time.Hour, lasts: 24 * time.Hour, discountPercent: 70,
+			terms: sale.Terms{TokenNeeded: true, WaitingList: true}},
+		{phase: "entry", product: "PARASOL", title: "Parasols, by lot", units: 20, perBuyer: 1, starts: -time.Minute, lasts: 24 * time.Hour, discountPercent: 90,
+			terms: sale.Terms{Mode: sale.ModeDraw}, draws: 10 * time.Minute},
 	} {
 		if id := phases[s.phase]; id != "" {
 			if s.phase == "open" {
@@ -189,10 +206,18 @@ func (d *demo) seedSales(ctx context.Context, products []catalog.Product) error 
 			}
 			continue
 		}
-		sku := products[i%len(products)].SKUs[0]
-		v, err := d.a.Rooms.Sale.Open(ctx, sale.Terms{Title: s.title, SKU: sku.ID,
-			Price: levee.Money{Minor: sku.Price.Minor * (100 - s.discountPercent) / 100, Currency: sku.Price.Currency},
-			Units: s.units, PerBuyer: s.perBuyer, StartsAt: now.Add(s.starts), EndsAt: now.Add(s.starts + s.lasts), Admission: true}, levee.System)
+		at := slices.IndexFunc(products, func(p catalog.Product) bool { return p.Code == s.product && len(p.SKUs) > 0 })
+		if at < 0 {
+			continue // it was taken out by hand
+		}
+		sku := products[at].SKUs[0]
+		t := s.terms
+		t.Title, t.SKU, t.Units, t.PerBuyer, t.StartsAt, t.EndsAt = s.title, sku.ID, s.units, s.perBuyer, now.Add(s.starts), now.Add(s.starts+s.lasts)
+		t.Price = levee.Money{Minor: sku.Price.Minor * (100 - s.discountPercent) / 100, Currency: sku.Price.Currency}
+		if s.draws > 0 {
+			t.DrawAt = now.Add(s.draws)
+		}
+		v, err := d.a.Rooms.Sale.Open(ctx, t, levee.System)
 		if err != nil {
 			return err
 		}
@@ -227,7 +252,10 @@ func (d *demo) sellOut(ctx context.Context, v *sale.Sale) error {
 // tell prints where the house is and how to enter it.
 func (d *demo) tell(env *common) error {
 	base := "http://" + d.a.Addr.String()
-	fmt.Fprintf(env.stdout, "\nLevee is ready.\n\n  address    %s\n  API        %s/docs\n\n", base, base)
+	fmt.Fprintf(env.stdout, "\nLevee is ready.\n\n  storefront %s/\n  console    %s/console/\n  API        %s/docs\n\n", base, base, base)
+	if !ui.Built() {
+		fmt.Fprint(env.stdout, "  The pages are not built into this program, only the API is there: make ui build\n\n")
+	}
 	for _, a := range demoAccounts {
 		fmt.Fprintf(env.stdout, "  sign in    %-14s password %s\n", a.name, d.accounts[a.name])
 	}

@@ -32,6 +32,7 @@ type cli struct {
 	Migrate  migrateCmd  `cmd:"" help:"Bring the database's schema up to date."`
 	Demo     demoCmd     `cmd:"" help:"Serve a house with demonstration data."`
 	Rehearse rehearseCmd `cmd:"" help:"Rehearse a sale against a running server, and audit the result."`
+	Draw     drawCmd     `cmd:"" help:"Verify the draw of a sale from public data."`
 	Doctor   doctorCmd   `cmd:"" help:"Examine the configuration, the database and every sale's books."`
 	Show     configCmd   `cmd:"" name:"config" help:"Show the configuration in force, secrets redacted."`
 	OpenAPI  openapiCmd  `cmd:"" name:"openapi" help:"Print the OpenAPI document of this version."`

@@ -90,10 +90,10 @@ func TestPictures(t *testing.T) {
 			t.Fatal(err)
 		}
 		img, err := png.Decode(bytes.NewReader(picture))
-		if err != nil || img.Bounds().Dx() != 480 {
+		if err != nil || img.Bounds().Dx() != pictureWide {
 			t.Fatalf("picture %d: %v", n, err)
 		}
-		if len(picture) > 512<<10 || seen[string(picture)] {
+		if len(picture) > 30<<10 || seen[string(picture)] {
 			t.Fatalf("picture %d is too large (%d bytes) or not its own", n, len(picture))
 		}
 		seen[string(picture)] = true

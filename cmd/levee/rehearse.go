@@ -31,6 +31,8 @@ type rehearseCmd struct {
 	Settle       time.Duration `default:"60s" help:"The most time for open answers after the last arrival (1s to 10m)."`
 	Timeout      time.Duration `default:"20s" help:"How long one answer may take (100ms to 2m)."`
 	Seed         uint64        `default:"1" help:"The same seed presses at the same moments."`
+	Queue        int           `placeholder:"N" help:"N people come to the sale's waiting room, wait, and buy when it is their turn (1 to 1000000)."`
+	Listen       float64       `help:"Share of those who wait who also follow the public counter, each on a connection of his own (0 to 1)."`
 	Max          bool          `help:"As many attempts as the server takes, instead of --rate: for benchmarks."`
 	Depth        int           `default:"1" help:"With --max: requests on a connection before the first answer (1 to 64)."`
 	Report       string        `default:"rehearsal.html" placeholder:"FILE" help:"Write the report with plots here; empty: none."`
@@ -41,7 +43,10 @@ type rehearseCmd struct {
 func (c *rehearseCmd) Help() string {
 	return "Copies the sale, sends a crowd of invented buyers at the copy, and audits: what every buyer was told against what the\n" +
 		"server holds. Latency counts from the moment a buyer meant to send. Exit code 1 says that something differs.\n\n" +
-		"Example: LEVEE_PASSWORD=… levee rehearse --user operator --sale sal_… --rate 20000 --buyers 200000 --duration 10s"
+		"Where the sale has a waiting room, everybody comes once, keeps his place, asks again when he is told to, and buys when it is\n" +
+		"his turn; who still waits when --duration is over goes home. The operator may open the copy in a browser and take part.\n\n" +
+		"Example: LEVEE_PASSWORD=… levee rehearse --user operator --sale sal_… --rate 20000 --buyers 200000 --duration 10s\n" +
+		"         LEVEE_PASSWORD=… levee rehearse --user operator --sale sal_… --queue 50000 --rate 2500 --duration 2m"
 }
 
 func (c *rehearseCmd) Run(env *common) error {
@@ -53,9 +58,12 @@ func (c *rehearseCmd) Run(env *common) error {
 		}
 		password = strings.TrimSpace(string(text))
 	}
+	if c.Queue != 0 {
+		c.Buyers = c.Queue
+	}
 	report, err := rehearse.Run(env.ctx, rehearse.Config{Server: c.Server, User: c.User, Password: password, Token: c.Token, Sale: c.Sale,
 		Rate: c.Rate, Buyers: c.Buyers, Duration: c.Duration, Connections: c.Connections, Units: c.Units, PerBuyer: c.PerBuyer, Quantity: c.Quantity,
-		Early: c.Early, Pay: c.Pay, Double: c.Double, Poll: c.Poll, Patience: c.Patience, Settle: c.Settle, Timeout: c.Timeout, Seed: c.Seed, Max: c.Max, Depth: c.Depth, Quiet: c.Quiet}, env.stdout)
+		Early: c.Early, Pay: c.Pay, Double: c.Double, Poll: c.Poll, Patience: c.Patience, Settle: c.Settle, Timeout: c.Timeout, Seed: c.Seed, Queue: c.Queue != 0, Listen: c.Listen, Max: c.Max, Depth: c.Depth, Quiet: c.Quiet}, env.stdout)
 	if err != nil {
 		return err
 	}

@@ -94,6 +94,12 @@ func New(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) 
 	if err = rooms.Sale.Warm(ctx); err != nil {
 		return a, err
 	}
+	if err = rooms.Line.Warm(ctx); err != nil {
+		return a, err
+	}
+	if err = rooms.Notify.Warm(ctx); err != nil {
+		return a, err
+	}
 	for _, d := range b.drivers {
 		o.Log.Debug("part", "part", d[0], "driver", d[1])
 	}
@@ -122,8 +128,8 @@ func (a *App) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	phases := [][]part{
 		{{"http", a.Web.Run}},
-		{{"sale", a.Rooms.Sale.Run}},
-		{{"event", a.backends.events.Run}, {"job", a.backends.jobs.Run}},
+		{{"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"admission", a.Rooms.Admission.Run}, {"tally", a.Rooms.Tally.Run}},
+		{{"event", a.backends.events.Run}, {"job", a.backends.jobs.Run}, {"notify", a.Rooms.Notify.Run}},
 	}
 	if a.Rooms.Sandbox != nil {
 		phases[2] = append(phases[2], part{"sandbox", a.Rooms.Sandbox.Run})

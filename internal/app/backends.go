@@ -30,6 +30,8 @@ type backends struct {
 	push     *push.Hub
 	tokenKey ed25519.PrivateKey
 	admitKey []byte
+	drawKey  []byte
+	hookKey  []byte
 
 	// drivers tells which driver each part got, for the lines at start.
 	drivers [][2]string
@@ -114,7 +116,13 @@ func (b *backends) deriveKeys(secrets keys) error {
 		return err
 	}
 	b.tokenKey = ed25519.NewKeyFromSeed(seed)
-	b.admitKey, err = secrets.derive("admission tokens")
+	if b.admitKey, err = secrets.derive("admission tokens"); err != nil {
+		return err
+	}
+	if b.drawKey, err = secrets.derive("draw seeds"); err != nil {
+		return err
+	}
+	b.hookKey, err = secrets.derive("webhook secrets")
 	return err
 }
 

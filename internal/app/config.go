@@ -23,8 +23,10 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/catalog"
 	"levee/internal/identity"
+	"levee/internal/notify"
 	"levee/internal/order"
 	"levee/internal/payment"
 	"levee/internal/platform/db"
@@ -53,16 +55,18 @@ type Config struct {
 	// session void.
 	Secret obs.Secret
 
-	Log      obs.Config
-	Database db.Config
-	Limits   limit.Config
-	Live     push.Config
-	HTTP     web.Config
-	Identity identity.Config
-	Catalog  catalog.Config
-	Order    order.Config
-	Payment  payment.Config
-	Sale     sale.Config
+	Log       obs.Config
+	Database  db.Config
+	Limits    limit.Config
+	Live      push.Config
+	HTTP      web.Config
+	Identity  identity.Config
+	Catalog   catalog.Config
+	Order     order.Config
+	Payment   payment.Config
+	Admission admission.Config
+	Sale      sale.Config
+	Notify    notify.Config
 }
 
 // settledElsewhere are keys of the packages' Config that the house fills itself.

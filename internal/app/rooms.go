@@ -3,33 +3,45 @@ package app
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/catalog"
 	"levee/internal/identity"
+	"levee/internal/line"
+	"levee/internal/notify"
 	"levee/internal/order"
 	"levee/internal/payment"
+	"levee/internal/plan"
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
 	"levee/internal/platform/job"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
+	"levee/internal/tally"
 	"levee/ui"
 )
 
 // schemas of the parts and the rooms, in the order in which they are migrated.
 func schemas() []db.Schema {
-	return []db.Schema{event.Schema(), job.Schema(), web.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), sale.Schema()}
+	return []db.Schema{event.Schema(), job.Schema(), web.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
+		notify.Schema()}
 }
 
 // Rooms of the house. Commands and tests reach them here.
 type Rooms struct {
-	Identity *identity.Service
-	Catalog  *catalog.Service
-	Order    *order.Service
-	Payment  *payment.Service
-	Sale     *sale.Service
+	Identity  *identity.Service
+	Catalog   *catalog.Service
+	Order     *order.Service
+	Payment   *payment.Service
+	Admission *admission.Service
+	Tally     *tally.Service
+	Sale      *sale.Service
+	Plan      *plan.Service
+	Line      *line.Service
+	Notify    *notify.Service
 	// Sandbox is the test provider, where it is enabled and runs inside this house.
 	Sandbox *payment.Sandbox
 }
@@ -65,9 +77,23 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 			return nil, nil, err
 		}
 	}
+	if r.Admission, err = admission.New(admission.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Push: b.push, Limits: b.limits,
+		Key: b.admitKey, Config: cfg.Admission}); err != nil {
+		return nil, nil, err
+	}
+	r.Tally = tally.New(tally.Deps{Obs: b.obs, Push: b.push, Node: "node " + strconv.Itoa(b.ids.Worker()), Nodes: cfg.Nodes})
 	if r.Sale, err = sale.New(sale.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Push: b.push, Catalog: r.Catalog,
-		Orders: r.Order, Authenticate: r.Identity.AuthenticateToken, RehearsalTokens: r.Identity.IssueRehearsalTokens,
-		AdmissionKey: b.admitKey, Config: cfg.Sale}); err != nil {
+		Orders: r.Order, Admission: r.Admission, Tally: r.Tally, Authenticate: r.Identity.AuthenticateToken, Config: cfg.Sale}); err != nil {
+		return nil, nil, err
+	}
+	r.Plan = plan.New(plan.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Catalog: r.Catalog, Sales: r.Sale, Admission: r.Admission,
+		Invent: r.Identity.IssueRehearsalTokens})
+	if r.Line, err = line.New(line.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs, Push: b.push,
+		Sales: r.Sale, Key: b.drawKey}); err != nil {
+		return nil, nil, err
+	}
+	if r.Notify, err = notify.New(notify.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Push: b.push, Identity: r.Identity,
+		Orders: r.Order, Sales: r.Sale, Key: b.hookKey, Config: cfg.Notify}); err != nil {
 		return nil, nil, err
 	}
 	return r, []room{
@@ -75,7 +101,12 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		{r.Catalog.Routes, r.Catalog.Jobs, r.Catalog.Listeners},
 		{r.Order.Routes, r.Order.Jobs, nil},
 		{r.Payment.Routes, r.Payment.Jobs, nil},
+		{r.Admission.Routes, nil, nil},
+		{r.Tally.Routes, nil, nil},
 		{r.Sale.Routes, nil, nil},
+		{r.Plan.Routes, nil, nil},
+		{r.Line.Routes, r.Line.Jobs, r.Line.Listeners},
+		{r.Notify.Routes, r.Notify.Jobs, r.Notify.Listeners},
 		{r.mount, func() []job.Registration { return []job.Registration{prune(b)} }, nil},
 	}, nil
 }

@@ -233,7 +233,7 @@ type endedView struct {
 type meView struct {
 	Body struct {
 		userView
-		Session string `json:"session" doc:"Public id of the session that asks"`
+		Session string `json:"session,omitempty" doc:"Public id of the session that asks; none with a foreign token"`
 	}
 }
 
@@ -349,7 +349,9 @@ func (s *Service) Routes(w *web.Server) {
 				return nil, err
 			}
 			out := &meView{}
-			out.Body.userView, out.Body.Session = s.viewUser(u), s.sealer.Seal(levee.KindSession, actor.Session)
+			if out.Body.userView = s.viewUser(u); actor.Session != 0 {
+				out.Body.Session = s.sealer.Seal(levee.KindSession, actor.Session)
+			}
 			return out, nil
 		})
 	web.Add(w, web.Route{Method: "PUT", Path: "/v1/me/password", ID: "changePassword", Tag: "accounts", Status: 200, Limit: limit.Write,

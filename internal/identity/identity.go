@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/foreign"
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
@@ -50,6 +51,18 @@ type Config struct {
 	// the cores, allowed 1 to 256. HashQueue callers wait, the others get CodeUnavailable: default 64, allowed 1 to 10,000.
 	HashesAtOnce int
 	HashQueue    int
+	// ForeignIssuer is the iss of another shop's JWTs that are accepted as bearer tokens; their sub becomes a customer's account at
+	// first sight. Default "": none are. ForeignAudience is the aud they must have; ForeignKeys is the file or https address of
+	// the issuer's JWK set (RS256, ES256, EdDSA). Whoever holds those keys can act as any of its customers, and as nobody else.
+	ForeignIssuer   string
+	ForeignAudience string
+	ForeignKeys     string
+	// ForeignKeysInsecure lists hosts whose key set may be fetched by plain http, such as 127.0.0.1. Who sits between can then sign in
+	// as anybody of that issuer.
+	ForeignKeysInsecure []string
+	// ForeignNameClaim is the claim that holds what a foreign customer is called, such as preferred_username. Default "": a name is
+	// made from the subject, as also when the claim is no name or is taken.
+	ForeignNameClaim string
 }
 
 // withDefaults returns the config with every zero field set to its default.
@@ -117,7 +130,10 @@ func (c Config) Validate() error {
 	if len(c.PhoneCountry) > 3 || !allDigits(c.PhoneCountry) || c.PhoneCountry[0] == '0' {
 		return levee.Invalid("identity.phone_country", "1 to 3 digits that do not begin with 0", c.PhoneCountry)
 	}
-	return nil
+	if c.ForeignIssuer == c.Issuer {
+		return levee.Invalid("identity.foreign_issuer", "another than identity.issuer", c.ForeignIssuer)
+	}
+	return c.foreign().Check()
 }
 
 // Deps is what the room is built from.
@@ -148,6 +164,7 @@ type Service struct {
 	cfg     Config
 	hasher  *hasher
 	signer  *signer
+	foreign *foreign.Issuer // nil: none is configured
 	secrets *secrets
 	tokens  *verifiedCache // access tokens
 	cookies *verifiedCache // cookie values
@@ -171,6 +188,7 @@ func New(d Deps) *Service {
 		hasher:  newHasher(cfg, d.Obs.Clock, m),
 		signer:  newSigner(cfg, d.Obs.Clock, d.Key, d.OldKeys),
 		secrets: newSecrets(d.Sealer, d.Key, d.OldKeys),
+		foreign: foreign.New(cfg.foreign(), d.Obs.Clock, d.Obs.Named("identity")),
 		tokens:  newVerifiedCache(cfg.TokenCache),
 		cookies: newVerifiedCache(cfg.TokenCache),
 		live:    newRegistry(d.Obs.Clock),

@@ -117,6 +117,18 @@ func (r *registry) end(sessions ...int64) {
 	}
 }
 
+// forget makes the state unknown: whoever has a credential that points to it reads SQL anew. Called after the commit that changed
+// what SQL says.
+func (r *registry) forget(session int64) {
+	shard := r.shard(session)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if l := shard.m[session]; l != nil {
+		l.bits.Store(0)
+		delete(shard.m, session)
+	}
+}
+
 // setRoles gives open sessions of a user their new roles. Called after the commit that changed them.
 func (r *registry) setRoles(roles levee.Roles, version int64, sessions ...int64) {
 	for _, session := range sessions {

@@ -108,11 +108,35 @@ func insertUser(ctx context.Context, tx *db.Tx, u User, key, hash string) error 
 	if db.IsUnique(err) { // another node was first
 		return takenError("name")
 	}
-	if err != nil {
+	if err != nil || hash == "" { // of a foreign issuer: it has no password
 		return err
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO identity_credential (user_id, kind, hash, changed_at) VALUES (?, ?, ?, ?)`,
 		int64(u.ID), credentialPassword, hash, u.CreatedAt.UnixMicro())
+	return err
+}
+
+// readForeign returns the account of a foreign subject, or 0.
+func readForeign(ctx context.Context, q queryRow, issuer, subject string) (id levee.UserID, err error) {
+	err = q(ctx, `SELECT user_id FROM identity_foreign WHERE issuer = ? AND subject = ?`, issuer, subject).Scan(&id)
+	if errors.Is(err, db.ErrNoRows) {
+		return 0, nil
+	}
+	return id, err
+}
+
+// readForeignSubject returns the subject of an account, or "".
+func readForeignSubject(ctx context.Context, q queryRow, issuer string, id levee.UserID) (subject string, err error) {
+	err = q(ctx, `SELECT subject FROM identity_foreign WHERE user_id = ? AND issuer = ?`, int64(id), issuer).Scan(&subject)
+	if errors.Is(err, db.ErrNoRows) {
+		return "", nil
+	}
+	return subject, err
+}
+
+func insertForeign(ctx context.Context, tx *db.Tx, issuer, subject string, u User) error {
+	_, err := tx.Exec(ctx, `INSERT INTO identity_foreign (issuer, subject, user_id, created_at) VALUES (?, ?, ?, ?)`,
+		issuer, subject, int64(u.ID), u.CreatedAt.UnixMicro())
 	return err
 }
 

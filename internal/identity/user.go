@@ -245,12 +245,16 @@ func (s *Service) change(ctx context.Context, id levee.UserID, from Origin, acti
 			return err
 		}
 		if changed.Disabled {
-			if _, err := s.endTx(ctx, tx, sessions, action); err != nil {
+			// The account itself stands in the registry for its foreign tokens.
+			if _, err := s.endTx(ctx, tx, append(sessions, int64(id)), action); err != nil {
 				return err
 			}
 		} else {
 			roles, version := changed.Roles, changed.Version
-			tx.AfterCommit(func() { s.live.setRoles(roles, version, sessions...) })
+			tx.AfterCommit(func() {
+				s.live.setRoles(roles, version, sessions...)
+				s.live.forget(int64(id))
+			})
 		}
 		act := Act{Action: action, Kind: levee.KindUser, Subject: int64(id), Before: auditUser(before), After: auditUser(changed)}
 		if err := s.RecordTx(ctx, tx, act, from); err != nil {

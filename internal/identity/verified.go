@@ -15,6 +15,7 @@ type verified struct {
 	user       levee.UserID
 	session    int64
 	rehearsal  bool
+	foreign    bool // expires is when it must be looked at again, not when it ends
 	state      *live
 }
 

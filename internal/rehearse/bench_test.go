@@ -10,8 +10,11 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"levee/internal/wire"
 )
 
 // The generator's cost is measured as processor time of this process alone, with the server in another one, so that what else the
@@ -117,21 +120,33 @@ func BenchmarkNetHTTP(b *testing.B) {
 	}
 }
 
-// BenchmarkDrive is the bare closed loop.
-func BenchmarkDrive(b *testing.B) {
+// BenchmarkLoop is the bare closed loop.
+func BenchmarkLoop(b *testing.B) {
 	url := constantServer(b)
 	for _, depth := range []int{1, 8} {
 		b.Run(fmt.Sprint("depth=", depth), func(b *testing.B) {
 			who := newBuyer("usr_1", strings.Repeat("t", 300), strings.Repeat("a", 54))
 			phrases := newPhrases("house", "sal_2", 1, false)
 			for b.Loop() {
-				start, cpu := time.Now(), processTime()
-				f, err := Drive(b.Context(), Load{Server: url, Connections: benchConnections, Depth: depth, Duration: time.Second,
-					Request: func(dst []byte, n uint64) []byte { return phrases.cheapest(dst, &who, n) }})
-				if err != nil || f.Statuses[409] != f.Requests {
-					b.Fatal(err, f)
+				network, err := wire.NewNetwork(url, nil)
+				if err != nil {
+					b.Fatal(err)
 				}
-				costOf(b, f.Requests, processTime()-cpu, time.Since(start))
+				var answers, others atomic.Uint64
+				loop := wire.Loop{Net: network, Connections: benchConnections, Depth: depth, Timeout: time.Minute,
+					Request: func(dst []byte, n uint64) []byte { return phrases.cheapest(dst, &who, n) },
+					Answer: func(_ int, _ uint64, a *wire.Answer, _, _ time.Time) {
+						if answers.Add(1); a.Status != 409 {
+							others.Add(1)
+						}
+					},
+					Lost: func(int, uint64, time.Time) { others.Add(1) }}
+				start, cpu := time.Now(), processTime()
+				if err := loop.Run(b.Context(), start.Add(time.Second)); err != nil || others.Load() > 0 {
+					b.Fatal(err, others.Load())
+				}
+				costOf(b, answers.Load(), processTime()-cpu, time.Since(start))
+				network.Cut()
 			}
 		})
 	}
@@ -163,17 +178,5 @@ func BenchmarkOpen(b *testing.B) {
 		late, _ := r.Latency("generator_lateness")
 		b.ReportMetric(late.P50*1000, "late-p50-µs")
 		b.ReportMetric(late.P99*1000, "late-p99-µs")
-	}
-}
-
-// BenchmarkParse is the parser on a refusal as the house gives it.
-func BenchmarkParse(b *testing.B) {
-	in := []byte("HTTP/1.1 409 Conflict\r\nCache-Control: no-store\r\nContent-Length: 160\r\nContent-Type: application/problem+json\r\n" +
-		"X-Content-Type-Options: nosniff\r\nDate: Fri, 21 Nov 2025 05:00:00 GMT\r\n\r\n" + strings.Repeat("x", 160))
-	var p parser
-	for b.Loop() {
-		if _, n, err := p.parse(in, false); n != len(in) || err != nil {
-			b.Fatal(n, err)
-		}
 	}
 }

@@ -10,25 +10,28 @@ import (
 type buyer struct {
 	id   string // public
 	head string // the header lines that say who he is, ready to send
+	// admission is the header line of his admission, "" where he must ask for it.
+	admission string
 }
 
 func newBuyer(id, token, admission string) buyer {
-	h := "Authorization: Bearer " + token + "\r\n"
+	b := buyer{id: id, head: "Authorization: Bearer " + token + "\r\n"}
 	if admission != "" {
-		h += "Levee-Admission: " + admission + "\r\n"
+		b.admission = "Levee-Admission: " + admission + "\r\n"
 	}
-	return buyer{id: id, head: h}
+	return b
 }
 
 // phrases builds requests out of parts that are ready.
 type phrases struct {
+	common                         string // header lines of every request
 	buy, bare, poll, pollEnd, body string
 }
 
 func newPhrases(host, sale string, quantity int, async bool) phrases {
 	common := "Host: " + host + "\r\nUser-Agent: levee-rehearse\r\n"
 	buy := "POST /v1/sales/" + sale + "/purchases HTTP/1.1\r\n" + common
-	p := phrases{bare: buy + "Content-Length: 0\r\n", poll: "GET /v1/reservations/", pollEnd: " HTTP/1.1\r\n" + common}
+	p := phrases{common: common, bare: buy + "Content-Length: 0\r\n", poll: "GET /v1/reservations/", pollEnd: " HTTP/1.1\r\n" + common}
 	p.body = `{"quantity":` + strconv.Itoa(quantity) + `}`
 	if async {
 		buy += "Prefer: respond-async\r\n"
@@ -40,19 +43,18 @@ func newPhrases(host, sale string, quantity int, async bool) phrases {
 	return p
 }
 
-// purchase appends the request of a press: n is its number, of which the idempotency key is made.
-func (p *phrases) purchase(dst []byte, b *buyer, n uint64) []byte {
-	dst = append(dst, p.buy...)
-	dst = appendKey(append(dst, b.head...), n)
-	return append(dst, p.body...)
+// purchase appends the request of a press: n is its number, of which the idempotency key is made; admission is a header line.
+func (p *phrases) purchase(dst []byte, b *buyer, admission string, n uint64) []byte {
+	dst = append(append(append(dst, p.buy...), b.head...), admission...)
+	return append(appendKey(dst, n), p.body...)
 }
 
 // cheapest appends the shortest request that says the same.
 func (p *phrases) cheapest(dst []byte, b *buyer, n uint64) []byte {
 	if p.bare == "" {
-		return p.purchase(dst, b, n)
+		return p.purchase(dst, b, b.admission, n)
 	}
-	return appendKey(append(append(dst, p.bare...), b.head...), n)
+	return appendKey(append(append(append(dst, p.bare...), b.head...), b.admission...), n)
 }
 
 func (p *phrases) ask(dst []byte, b *buyer, reservation string) []byte {
@@ -76,6 +78,7 @@ type arrivals struct {
 	rng  *rand.Rand
 	rate float64 // per second
 	end  time.Duration
+	most uint64        // presses; 0: no such end
 	at   time.Duration // of the next one
 	n    uint64        // its number
 }
@@ -89,7 +92,7 @@ func newArrivals(rate float64, end time.Duration, seed uint64) *arrivals {
 func (a *arrivals) step() { a.at += time.Duration(a.rng.ExpFloat64() / a.rate * float64(time.Second)) }
 
 // over tells whether everybody has come.
-func (a *arrivals) over() bool { return a.at >= a.end }
+func (a *arrivals) over() bool { return a.at >= a.end || a.most > 0 && a.n >= a.most }
 
 // next takes the next press.
 func (a *arrivals) next() (n uint64, at time.Duration) {
@@ -114,4 +117,7 @@ const (
 	askDoubleAfter
 	askPay
 	askJitter
+	askReload
+	askThink
+	askListen
 )

@@ -31,6 +31,7 @@ type house struct {
 	async    time.Duration // how long a Prefer: respond-async order stays queued
 	pollMs   int64
 	notACopy bool
+	room     *fakeRoom // nil: there is none
 
 	purchases atomic.Int64
 	mux       *http.ServeMux
@@ -64,7 +65,7 @@ func newHouse(units, perBuyer int64) *house {
 	})
 	h.mux.HandleFunc("DELETE /v1/sessions/current", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) })
 	h.mux.HandleFunc("GET /v1/sales/sal_1", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, 200, `{"id":"sal_1","title":"Lanterns <half> price","per_buyer":2,"operator":{"units":77}}`)
+		reply(w, 200, `{"id":"sal_1","title":"Lanterns <half> price","per_buyer":2,"operator":{"units":77}`+h.admission()+`}`)
 	})
 	h.mux.HandleFunc("POST /v1/sales/sal_1/rehearsals", func(w http.ResponseWriter, r *http.Request) {
 		json.NewDecoder(r.Body).Decode(&h.copied)
@@ -73,17 +74,22 @@ func newHouse(units, perBuyer int64) *house {
 			h.openAt = starts.Add(time.Duration(ms) * time.Millisecond)
 			starts = h.openAt
 		}
-		reply(w, 201, fmt.Sprintf(`{"id":"sal_2","title":"Rehearsal","per_buyer":%d,"rehearsal":%v,"starts_at":%q,"server_time":%q,"operator":{"units":%d}}`,
-			h.perBuyer, !h.notACopy, starts.Format(time.RFC3339Nano), time.Now().Format(time.RFC3339Nano), h.units))
+		reply(w, 201, fmt.Sprintf(`{"id":"sal_2","title":"Rehearsal","per_buyer":%d,"rehearsal":%v,"starts_at":%q,"server_time":%q,"operator":{"units":%d}%s}`,
+			h.perBuyer, !h.notACopy, starts.Format(time.RFC3339Nano), time.Now().Format(time.RFC3339Nano), h.units, h.admission()))
 	})
 	h.mux.HandleFunc("POST /v1/sales/sal_2/rehearsal-buyers", func(w http.ResponseWriter, r *http.Request) {
 		var in struct{ Buyers int }
 		json.NewDecoder(r.Body).Decode(&in)
 		for i := range in.Buyers {
-			fmt.Fprintf(w, `{"buyer":"usr_%d","token":"tok.%d","admission":"adm%d"}`+"\n", i, i, i)
+			admission := fmt.Sprintf(`,"admission":"adm%d"`, i)
+			if h.room != nil {
+				admission = ""
+			}
+			fmt.Fprintf(w, `{"buyer":"usr_%d","token":"tok.%d"%s}`+"\n", i, i, admission)
 		}
 	})
 	h.mux.HandleFunc("POST /v1/sales/sal_2/purchases", h.purchase)
+	h.roomRoutes()
 	h.mux.HandleFunc("GET /v1/reservations/{id}", h.reservation)
 	h.mux.HandleFunc("GET /v1/sales/sal_2/account", h.account)
 	h.mux.HandleFunc("GET /v1/sales/sal_2/reservations", h.reservations)
@@ -137,6 +143,7 @@ func (h *house) purchase(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	who, key := h.buyer(r), r.Header.Get("Idempotency-Key")
+	h.spend(who)
 	if "usr_"+strings.TrimPrefix(r.Header.Get("Levee-Admission"), "adm") != who || key == "" {
 		refuse(w, 403, "admission_invalid", "", 0)
 		return

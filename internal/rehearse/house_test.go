@@ -25,7 +25,7 @@ func TestTheHouseItself(t *testing.T) {
 	}
 	now := h.App.Obs.Clock()
 	v, err := h.App.Rooms.Sale.Open(ctx, sale.Terms{Title: "Lamps", SKU: p.SKUs[0].ID, Price: price, Units: 500, PerBuyer: 1,
-		StartsAt: now, EndsAt: now.Add(time.Hour), Admission: true}, levee.System)
+		StartsAt: now, EndsAt: now.Add(time.Hour), TokenNeeded: true, WaitingList: true}, levee.System)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,8 @@ type pageView struct {
 	Tiles                    []tile
 	Outcomes, Replies        []tile
 	Answers, Latency, Curves template.HTML
+	Waiting                  template.HTML
+	RoomTiles                []tile
 	Legend                   []tile
 }
 
@@ -31,6 +33,9 @@ type tile struct{ Label, Value, Hint string }
 
 func (r Report) html() ([]byte, error) {
 	v := pageView{Report: r, Tiles: r.tiles(), Answers: r.plotAnswers(), Latency: r.plotLatency(), Curves: r.plotCurves()}
+	if r.Room != nil {
+		v.RoomTiles, v.Waiting = r.Room.tiles(), r.Room.plot()
+	}
 	for f := range finals {
 		if n := r.Outcomes[finalNames[f]]; n > 0 {
 			v.Outcomes = append(v.Outcomes, tile{Label: finalLabels[f], Value: thousands(n)})

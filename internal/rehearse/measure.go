@@ -23,14 +23,16 @@ const (
 	classRefused // any other 4xx: none is expected
 	classFailed  // any other 5xx, or an answer without sense
 	classLost    // no answer: the connection broke, or none could be made
+	classPlace   // in the waiting room
+	classTurn    // admitted to the sale, or a turn that was missed
 	classes
 )
 
 // classNames are for JSON, classLabels for people.
 var (
-	classNames  = [classes]string{"ordered", "queued", "sold_out", "limit_reached", "ended", "wait", "busy", "refused", "failed", "lost"}
+	classNames  = [classes]string{"ordered", "queued", "sold_out", "limit_reached", "ended", "wait", "busy", "refused", "failed", "lost", "place", "turn"}
 	classLabels = [classes]string{"ordered", "queued", "sold out", "limit reached", "over", "told to wait", "busy (429, 503)", "other refusals",
-		"server errors", "lost replies"}
+		"server errors", "lost replies", "in the waiting room", "admitted"}
 )
 
 // What is measured, in microseconds.
@@ -43,14 +45,17 @@ const (
 	ofPolls                   // reservations that were asked for
 	ofOutcomes                // from the press to the last word
 	ofSent                    // purchases, from the real sending to the answer: what a closed loop would show
+	ofPlaces                  // calls about a place in the waiting room
+	ofTurns                   // from coming to the waiting room to being admitted
 	ofLateness                // how long after its moment the generator released a press
 	measures
 )
 
 var measureLabels = [measures]string{"purchase answered", "… with an order (201)", "… with a refusal", "reservation polled",
-	"from the press to the last word", "purchase answered, from its real sending", "generator's own lateness"}
+	"from the press to the last word", "purchase answered, from its real sending",
+	"waiting room: a place asked for", "waiting room: from coming to the turn", "generator's own lateness"}
 
-var measureNames = [measures]string{"answers", "orders", "refusals", "polls", "outcomes", "from_sending", "generator_lateness"}
+var measureNames = [measures]string{"answers", "orders", "refusals", "polls", "outcomes", "from_sending", "places", "turns", "generator_lateness"}
 
 const (
 	latencyMost   = 20 * time.Minute // longer ones count as this
@@ -80,7 +85,6 @@ type shard struct {
 	mu               sync.Mutex // guards all below
 	total            [measures]*hdrhistogram.Histogram
 	answers          [classes]uint64
-	polls            uint64
 	slots            []slot
 	soldOut, ordered time.Duration // as in reading
 }
@@ -137,10 +141,19 @@ func (r *recorder) arrived(s *shard, at, late time.Duration) {
 	s.mu.Unlock()
 }
 
+// kind is what was asked for.
+type kind uint8
+
+const (
+	kindPress kind = iota
+	kindPoll       // a reservation
+	kindPlace      // anything in the waiting room
+)
+
 // event is one answer: when it was meant to be asked for, when it was really sent, when it came. All since the start.
 type event struct {
 	class             class
-	poll              bool
+	kind              kind
 	meant, sent, done time.Duration
 }
 
@@ -155,12 +168,14 @@ func (r *recorder) answered(s *shard, e event) {
 	case e.class == classOrdered && e.done > s.ordered:
 		s.ordered = e.done
 	}
-	if e.poll {
-		s.polls++
+	switch {
+	case e.kind == kindPoll:
 		s.record(s.total[ofPolls], e.done-e.meant)
 		return
-	}
-	if e.class == classLost { // there is no answer to measure; the press goes on and its last word counts
+	case e.class == classLost: // there is no answer to measure; the press goes on and its last word counts
+		return
+	case e.kind == kindPlace:
+		s.record(s.total[ofPlaces], e.done-e.meant)
 		return
 	}
 	s.record(s.total[ofAnswers], e.done-e.meant)
@@ -172,6 +187,13 @@ func (r *recorder) answered(s *shard, e event) {
 		s.record(s.total[ofRefusals], e.done-e.meant)
 	}
 	s.recordSlot(r.width, e.meant, e.done-e.meant)
+}
+
+// turned records how long a person was in the waiting room until it was his turn.
+func (r *recorder) turned(s *shard, d time.Duration) {
+	s.mu.Lock()
+	s.record(s.total[ofTurns], d)
+	s.mu.Unlock()
 }
 
 // settled records how long a person waited for the last word.
@@ -221,6 +243,16 @@ func (r *recorder) read() reading {
 		s.mu.Unlock()
 	}
 	return g
+}
+
+// count returns how many values a distribution has.
+func (r *recorder) count(m measure) (n int64) {
+	for _, s := range r.shards {
+		s.mu.Lock()
+		n += s.total[m].TotalCount()
+		s.mu.Unlock()
+	}
+	return n
 }
 
 // lately returns the 99th percentile of the purchases that were meant for the second before at, 0 if there are none.
@@ -291,7 +323,7 @@ func (r *recorder) latencies() (list []Latency) {
 		l := Latency{Name: measureNames[m], Label: measureLabels[m], Count: h.TotalCount(), Mean: math.Round(h.Mean()) / microsPerMsec,
 			Min: msec(h.Min()), P50: msec(h.ValueAtQuantile(50)), P90: msec(h.ValueAtQuantile(90)), P99: msec(h.ValueAtQuantile(99)),
 			P999: msec(h.ValueAtQuantile(99.9)), P9999: msec(h.ValueAtQuantile(99.99)), Max: msec(h.Max())}
-		if m <= ofRefusals || m == ofSent {
+		if m <= ofRefusals || m == ofSent || m == ofPlaces {
 			l.Curve = curve(h)
 		}
 		list = append(list, l)

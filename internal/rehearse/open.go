@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"levee/internal/wire"
 )
 
 // releaseTick is the least time between two releases of presses. Shorter costs the server's processor more than it gains:
@@ -26,6 +28,7 @@ type office struct {
 	first  int
 	idle   []*clerk // a stack, so that few connections stay busy and warm
 	inPlay int      // flows without a last word
+	closed bool     // those in the waiting room were sent home
 	left   []*flow  // in flight at the end
 	sleeps time.Duration
 }
@@ -47,7 +50,7 @@ func (h *flows) Pop() any {
 
 // clerk is one connection and the goroutine that uses it.
 type clerk struct {
-	wire   *wire
+	wire   *wire.Conn
 	shard  *shard
 	reader reader
 	hand   chan *flow // capacity 1
@@ -63,13 +66,13 @@ func (s *stage) newOffice(coming *arrivals, open []*flow) *office {
 func (o *office) run(ctx context.Context, deadline time.Duration) error {
 	var clerks sync.WaitGroup
 	for i := range o.s.cfg.Connections {
-		c := &clerk{wire: newWire(o.s.net, o.s.cfg.Timeout), shard: o.s.rec.shard(i), hand: make(chan *flow, 1)}
+		c := &clerk{wire: wire.NewConn(o.s.net, o.s.cfg.Timeout), shard: o.s.rec.shard(i), hand: make(chan *flow, 1)}
 		o.idle = append(o.idle, c)
 		clerks.Go(func() { o.serve(ctx, c) })
 	}
 	err := o.release(ctx, deadline)
 	o.cut.Store(true)
-	o.s.net.cut() // whoever waits for an answer learns it now
+	o.s.net.Cut() // whoever waits for an answer learns it now
 	o.mu.Lock()
 	for _, c := range o.idle {
 		close(c.hand)
@@ -109,6 +112,9 @@ func (o *office) due(now time.Duration) (next time.Duration, over bool) {
 	for o.coming != nil && !o.coming.over() && o.coming.at <= now {
 		n, at := o.coming.next()
 		f := &flow{press: n, buyer: int32(n % uint64(len(s.crowd))), pressed: at, due: at}
+		if s.room != nil {
+			f.place = s.room.newPlace(at)
+		}
 		s.rec.arrived(s.rec.shard(int(n)), at, now-at)
 		o.inPlay++
 		if cfg.Double > 0 && habit(cfg.Seed, n, askDouble) < cfg.Double {
@@ -120,6 +126,9 @@ func (o *office) due(now time.Duration) (next time.Duration, over bool) {
 		}
 		o.enlist(f) // from here on it is the clerk's
 	}
+	if s.room != nil && now >= cfg.Duration && !o.closed {
+		o.leave(now)
+	}
 	for len(o.later) > 0 && o.later[0].due <= now {
 		o.enlist(heap.Pop(&o.later).(*flow))
 	}
@@ -130,6 +139,9 @@ func (o *office) due(now time.Duration) (next time.Duration, over bool) {
 	}
 	if len(o.later) > 0 {
 		o.sleeps = min(o.sleeps, o.later[0].due)
+	}
+	if s.room != nil && !o.closed {
+		o.sleeps = min(o.sleeps, cfg.Duration)
 	}
 	return o.sleeps, !more && o.inPlay == 0
 }
@@ -196,7 +208,7 @@ func (o *office) back(c *clerk, f *flow, done bool) *flow {
 }
 
 func (o *office) serve(ctx context.Context, c *clerk) {
-	defer c.wire.drop()
+	defer c.wire.Drop()
 	for f := range c.hand {
 		for f != nil {
 			f = o.back(c, f, o.serveOne(ctx, c, f))
@@ -208,29 +220,46 @@ func (o *office) serve(ctx context.Context, c *clerk) {
 func (o *office) serveOne(ctx context.Context, c *clerk, f *flow) (done bool) {
 	s, who := o.s, &o.s.crowd[f.buyer]
 	start := s.now()
-	poll := f.reservation != ""
-	a, sent, err := c.wire.exchange(ctx, s.begun.Add(start), func(dst []byte) []byte {
-		if poll {
+	asks := kindPress
+	switch {
+	case f.inRoom():
+		asks = kindPlace
+		f.place.ask(s.room)
+	case f.reservation != "":
+		asks = kindPoll
+	case f.place != nil:
+		s.room.spend(f.place)
+	}
+	a, sent, err := c.wire.Exchange(ctx, s.begun.Add(start), func(dst []byte) []byte {
+		switch asks {
+		case kindPlace:
+			return s.room.request(dst, &s.phrases, who, f.place)
+		case kindPoll:
 			return s.phrases.ask(dst, who, f.reservation)
 		}
-		return s.phrases.purchase(dst, who, f.press)
+		return s.phrases.purchase(dst, who, f.admission(who), f.press)
 	})
 	end := s.now()
 	f.sent = f.sent || sent
+	sent = sent && asks != kindPlace // a lost answer about a place leaves no purchase unknown
 	var v verdict
-	if err != nil {
-		if o.cut.Load() {
-			f.unknown = f.unknown || sent
-			return false
-		}
+	switch {
+	case err != nil && o.cut.Load():
+		f.unknown = f.unknown || sent
+		return false
+	case err != nil:
 		v = s.lost(f, sent, err)
-	} else {
+	case asks == kindPlace:
+		v = s.hearPlace(f, &a, &c.reader)
+	default:
 		v = s.hear(f, &a, &c.reader)
 	}
-	s.rec.answered(c.shard, event{class: v.class, poll: poll, meant: f.due, sent: start, done: end})
-	last, done := s.goOn(f, v, end)
+	s.rec.answered(c.shard, event{class: v.class, kind: asks, meant: f.due, sent: start, done: end})
+	last, done := s.goOn(f, v, s.now()) // a challenge may have been solved since
 	if done {
 		s.lastWord(c.shard, f, last, end)
+	} else if asks == kindPlace && !f.inRoom() {
+		f.pressed = f.due // from here on he is a buyer like any other
 	}
 	return done
 }
@@ -241,7 +270,9 @@ func (s *stage) lastWord(shard *shard, f *flow, last final, at time.Duration) {
 	switch {
 	case !f.twin:
 		s.told.finish(f.buyer, last)
-		s.rec.settled(shard, at-f.pressed)
+		if last != finalWaiting {
+			s.rec.settled(shard, at-f.pressed)
+		}
 	case last == finalUnknown:
 		s.told.counts[finalUnknown].Add(1)
 	case last == finalOrdered:
@@ -261,6 +292,8 @@ func (o *office) abandon() {
 		switch {
 		case f.unknown:
 			last = finalUnknown
+		case f.inRoom() && f.place.entered:
+			last = finalWaiting
 		case !f.sent && !f.twin:
 			last = finalNeverWas
 			o.s.rec.unsent(shard, f.pressed, now)

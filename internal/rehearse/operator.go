@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/wire"
 )
 
 // operator speaks to the server as the person who rehearses: few calls, so net/http does.
@@ -22,6 +23,7 @@ type operator struct {
 	cfg    *Config
 	client *http.Client
 	token  string
+	user   string // his public id, "" where the server does not tell
 }
 
 const (
@@ -32,8 +34,8 @@ const (
 )
 
 func newOperator(cfg *Config) *operator {
-	t := &http.Transport{ResponseHeaderTimeout: headerWait, MaxIdleConnsPerHost: payWorkers + 1, IdleConnTimeout: idleMost,
-		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext}
+	t := &http.Transport{ResponseHeaderTimeout: headerWait, MaxIdleConnsPerHost: payWorkers + 1, IdleConnTimeout: wire.IdleMost,
+		DialContext: (&net.Dialer{Timeout: wire.DialTimeout}).DialContext}
 	if cfg.dial != nil {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return cfg.dial(ctx) }
 	}
@@ -160,12 +162,30 @@ func (o *operator) signIn(ctx context.Context) error {
 	defer resp.Body.Close()
 	var grant struct {
 		AccessToken string `json:"access_token"`
+		User        struct {
+			ID string `json:"id"`
+		} `json:"user"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, bodyRead)).Decode(&grant); err != nil || !visible(grant.AccessToken) || grant.AccessToken == "" {
 		return levee.E(levee.CodeMalformed, "%s: the server gave no access token", what).Because(err)
 	}
-	o.token = grant.AccessToken
+	o.token, o.user = grant.AccessToken, grant.User.ID
 	return nil
+}
+
+// learnSelf asks who the operator is, where his token was given and he did not sign in.
+func (o *operator) learnSelf(ctx context.Context) {
+	resp, no, err := o.do(ctx, http.MethodGet, "/v1/me", o.token, "", nil)
+	if err != nil || no != nil {
+		return
+	}
+	defer resp.Body.Close()
+	var me struct {
+		ID string `json:"id"`
+	}
+	if json.NewDecoder(io.LimitReader(resp.Body, bodyRead)).Decode(&me) == nil {
+		o.user = me.ID
+	}
 }
 
 // signOut ends the session that signIn began. That it fails is of no consequence: the session ends by itself.
@@ -189,6 +209,8 @@ type saleView struct {
 	Operator   *struct {
 		Units int64 `json:"units"`
 	} `json:"operator"`
+	Mode      string     `json:"mode"`
+	Admission policyView `json:"admission"`
 }
 
 func (o *operator) sale(ctx context.Context) (v saleView, err error) {

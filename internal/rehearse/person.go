@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"levee/internal/wire"
 )
 
 // flow is one person's press on its way to a last word. It is handed from one goroutine to the next, never shared.
@@ -22,6 +24,7 @@ type flow struct {
 	pressed     time.Duration // since the start, as all times here
 	due         time.Duration // the intended moment of the next request
 	reservation string        // set: the next request asks for it
+	place       *place        // of the waiting room; nil: the sale has none
 }
 
 // ticket is what the server says about a purchase or a reservation.
@@ -78,39 +81,39 @@ const (
 )
 
 // hear reads an answer as the person would: what it means, and what he does next.
-func (s *stage) hear(f *flow, a *answer, r *reader) verdict {
+func (s *stage) hear(f *flow, a *wire.Answer, r *reader) verdict {
 	switch {
-	case a.status == http.StatusCreated || a.status == http.StatusAccepted || a.status == http.StatusOK && f.reservation != "":
+	case a.Status == http.StatusCreated || a.Status == http.StatusAccepted || a.Status == http.StatusOK && f.reservation != "":
 		return s.hearTicket(f, a)
-	case a.status < 400:
-		s.told.strange(fmt.Sprintf("%d to a purchase", a.status))
+	case a.Status < 400:
+		s.told.strange(fmt.Sprintf("%d to a purchase", a.Status))
 		return verdict{class: classFailed, final: finalUnknown, unknown: true}
 	}
-	p := r.problem(a.body)
-	wait := a.retryAfter
+	p := r.problem(a.Body)
+	wait := a.RetryAfter
 	if wait < 0 {
 		wait = waitDefault
 	}
-	if a.status >= 500 {
-		s.told.trouble(a.status)
+	if a.Status >= 500 {
+		s.told.trouble(a.Status)
 	}
 	switch {
-	case a.status == http.StatusServiceUnavailable && p.Error == "not_warmed":
+	case a.Status == http.StatusServiceUnavailable && p.Error == "not_warmed":
 		return verdict{class: classWait, wait: wait}
-	case a.status == http.StatusServiceUnavailable:
+	case a.Status == http.StatusServiceUnavailable:
 		// Whoever gave up in the middle cannot say what became of it; all others say that nothing was taken.
 		return verdict{class: classBusy, wait: wait, unknown: p.Error != "unavailable"}
-	case a.status == http.StatusTooManyRequests:
+	case a.Status == http.StatusTooManyRequests:
 		return verdict{class: classBusy, wait: wait}
-	case a.status >= 500:
-		s.told.strange(odd(a.status, p))
+	case a.Status >= 500:
+		s.told.strange(odd(a.Status, p))
 		return verdict{class: classFailed, wait: max(wait, waitDefault), unknown: true}
 	case f.reservation != "": // a reservation that its owner may not see
-		s.told.strange("a reservation: " + odd(a.status, p))
+		s.told.strange("a reservation: " + odd(a.Status, p))
 		f.reservation = ""
 		return verdict{class: classRefused, wait: waitDefault, unknown: true}
 	}
-	return s.hearRefusal(a.status, p, wait)
+	return s.hearRefusal(a.Status, p, wait)
 }
 
 func (s *stage) hearRefusal(status int, p *problem, wait time.Duration) verdict {
@@ -142,14 +145,14 @@ func odd(status int, p *problem) string {
 	return fmt.Sprintf("%d %s", status, p.Error)
 }
 
-func (s *stage) hearTicket(f *flow, a *answer) verdict {
+func (s *stage) hearTicket(f *flow, a *wire.Answer) verdict {
 	var t ticket
-	if err := json.Unmarshal(a.body, &t); err != nil {
-		s.told.strange(fmt.Sprintf("%d with a body that is no JSON", a.status))
+	if err := json.Unmarshal(a.Body, &t); err != nil {
+		s.told.strange(fmt.Sprintf("%d with a body that is no JSON", a.Status))
 		return verdict{class: classFailed, wait: waitDefault, unknown: true}
 	}
 	switch {
-	case t.Order != "" && a.status != http.StatusAccepted:
+	case t.Order != "" && a.Status != http.StatusAccepted:
 		quantity := cmp.Or(t.Quantity, int32(s.cfg.Quantity))
 		if s.told.order(s.crowd, f.buyer, f.press, quantity, t.Order, t.Reservation) && habit(s.cfg.Seed, f.press, askPay) < s.cfg.Pay {
 			s.payers.add(f.buyer, t.Order)
@@ -167,9 +170,9 @@ func (s *stage) hearTicket(f *flow, a *answer) verdict {
 		}
 		s.told.strange("a reservation became " + t.Error)
 		return verdict{class: classRefused, final: finalRefused, certain: true}
-	case t.Reservation != "" && visible(t.Reservation) && (a.status == http.StatusAccepted || t.Place == "queued"):
+	case t.Reservation != "" && visible(t.Reservation) && (a.Status == http.StatusAccepted || t.Place == "queued"):
 		f.reservation = t.Reservation
-		wait := a.retryAfter
+		wait := a.RetryAfter
 		if t.PollAfter > 0 {
 			wait = time.Duration(t.PollAfter) * time.Millisecond
 		}
@@ -178,14 +181,14 @@ func (s *stage) hearTicket(f *flow, a *answer) verdict {
 		}
 		return verdict{class: classQueued, wait: wait, unknown: true}
 	}
-	s.told.strange(fmt.Sprintf("%d without an order", a.status))
+	s.told.strange(fmt.Sprintf("%d without an order", a.Status))
 	return verdict{class: classFailed, wait: waitDefault, unknown: true}
 }
 
 // lost is what follows from no answer. sent says that the server may have received the request.
 func (s *stage) lost(f *flow, sent bool, err error) verdict {
 	wait := retryFirst << min(f.tries, retryDoubled)
-	if err == errSilent && f.tries == 0 { // most likely an idle connection that was closed under our request
+	if err == wire.ErrSilent && f.tries == 0 { // most likely an idle connection that was closed under our request
 		wait = 0
 	}
 	if f.tries < 255 {
@@ -206,8 +209,12 @@ func (s *stage) goOn(f *flow, v verdict, now time.Duration) (last final, done bo
 	if v.final != finalNone {
 		return v.final, true
 	}
-	if !f.unknown && now-f.pressed > s.cfg.Patience {
+	standing := f.inRoom() && f.place.entered // who has a place waits as long as it takes
+	if !f.unknown && !standing && now-f.pressed > s.cfg.Patience {
 		return finalGaveUp, true
+	}
+	if f.inRoom() && now >= s.cfg.Duration {
+		return s.stillWaiting(f), true
 	}
 	// People do not come back in the same instant, only never earlier than they were told.
 	f.due = now + v.wait + time.Duration(habit(s.cfg.Seed, f.press, askJitter)*float64(min(v.wait/4, jitterMost)))

@@ -59,6 +59,13 @@ func (p *progress) inventing(n int) {
 	}
 }
 
+// invite tells where a person can take part: a rehearsal sells to operators as well.
+func (p *progress) invite() {
+	if !p.s.cfg.Quiet {
+		fmt.Fprintf(p.s.out, "the copy: %s/sales/%s (an operator who signs in there takes part)\n", p.s.cfg.Server, p.s.copy.ID)
+	}
+}
+
 // run draws until ctx ends.
 func (p *progress) run(ctx context.Context) {
 	if p.s.cfg.Quiet {
@@ -87,6 +94,9 @@ func (p *progress) text(now time.Duration, r reading, rate float64) string {
 		if n > 0 {
 			fmt.Fprintf(&b, "  %s %s", classLabels[c], thousands(n))
 		}
+	}
+	if r := p.s.room; r != nil {
+		fmt.Fprintf(&b, "  waiting %s  had their turn %s", thousands(uint64(max(0, r.waiting.Load()))), thousands(uint64(r.admitted.Load())))
 	}
 	if late := p.s.rec.lately(now); late > 0 {
 		fmt.Fprintf(&b, "  p99 %s", duration(float64(late.Microseconds())/microsPerMsec))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/wire"
 )
 
 // Config of a rehearsal. Field names in errors are those of the command line.
@@ -47,7 +48,7 @@ type Config struct {
 	PerBuyer int
 	// Quantity is how many units each press asks for, from 1 to 1,000. Default 1.
 	Quantity int
-	// Early is how long before the opening the first people come, from 0 to 1 min. Default 0: the copy is open from the start.
+	// Early is how long before the opening the first people come, from 0 to 10 min. Default 0: the copy is open from the start.
 	Early time.Duration
 	// Pay is the share of the winners who pay at the test provider, 0 to 1. Default 0. Where the server does not let rehearsal
 	// orders be paid, they stay unpaid and the report says so.
@@ -69,6 +70,14 @@ type Config struct {
 	// Seed makes the presses and the people's habits repeatable. 0 stands for 1.
 	Seed uint64
 
+	// Queue says that the sale must have a waiting room: Buyers people come to it, once each, keep their places, ask again when
+	// they are told to, and buy when it is their turn. A sale with a room is rehearsed so in any case; with Queue one without is
+	// an error. Whoever still waits when Duration is over goes home.
+	Queue bool
+	// Listen is the share of the people in a waiting room who also follow its public counter, each on a connection of his own, 0
+	// to 1 and at most 10,000 people. Default 0.
+	Listen float64
+
 	// Max sends as many attempts as the server takes instead of Rate: a closed loop for benchmarks, which hides how long people
 	// would have waited in a stall. Rate, Double, Early and Poll are not used.
 	Max bool
@@ -86,7 +95,6 @@ const (
 	rateDefault, rateMax     = 1000, 200_000
 	buyersMax                = 1_000_000
 	connDefault, connMax     = 256, 16_384
-	depthMax                 = 64
 	quantityMax              = 1000
 	unitsMax                 = 100_000_000
 	durationDefault          = 30 * time.Second
@@ -158,7 +166,8 @@ func (c *Config) checkNumbers() error {
 		{"--quantity", float64(c.Quantity), 1, quantityMax, false},
 		{"--pay", c.Pay, 0, 1, true},
 		{"--double", c.Double, 0, 1, true},
-		{"--depth", float64(c.Depth), 1, depthMax, false},
+		{"--listen", c.Listen, 0, 1, true},
+		{"--depth", float64(c.Depth), 1, wire.DepthMost, false},
 	} {
 		if !(n.given >= n.least && n.given <= n.most) && !(n.zero && n.given == 0) { // written so that NaN is refused
 			return levee.Invalid(n.flag, "a number from "+number(n.least)+" to "+number(n.most), number(n.given))
@@ -169,7 +178,7 @@ func (c *Config) checkNumbers() error {
 		given, least, most time.Duration
 	}{
 		{"--duration", c.Duration, time.Second, time.Hour},
-		{"--early", c.Early, 0, time.Minute},
+		{"--early", c.Early, 0, 10 * time.Minute},
 		{"--patience", c.Patience, time.Second, 10 * time.Minute},
 		{"--settle", c.Settle, time.Second, 10 * time.Minute},
 		{"--timeout", c.Timeout, 100 * time.Millisecond, 2 * time.Minute},
@@ -214,6 +223,7 @@ func (c Config) Command() string {
 	arg(c.Quantity != 1, "quantity", strconv.Itoa(c.Quantity))
 	arg(c.Pay > 0, "pay", number(c.Pay))
 	arg(c.Double > 0, "double", number(c.Double))
+	arg(c.Listen > 0, "listen", number(c.Listen))
 	arg(c.Early > 0, "early", c.Early.String())
 	arg(c.Patience != patienceDefault, "patience", c.Patience.String())
 	arg(c.Settle != settleDefault, "settle", c.Settle.String())

@@ -47,10 +47,12 @@ type Report struct {
 	SlotSeconds float64   `json:"slot_s"`
 	Timeline    []Slot    `json:"timeline"`
 	Latencies   []Latency `json:"latencies"`
-	Account     Account   `json:"account"`
-	Audit       []Check   `json:"audit"`
-	Passed      bool      `json:"passed"`
-	Notes       []string  `json:"notes"`
+	// Room is nil where the sale has neither a waiting room nor a brake.
+	Room    *Room    `json:"room,omitempty"`
+	Account Account  `json:"account"`
+	Audit   []Check  `json:"audit"`
+	Passed  bool     `json:"passed"`
+	Notes   []string `json:"notes"`
 }
 
 // Setting is one line of what the rehearsal was told, for people.
@@ -89,7 +91,7 @@ func (s *stage) report(checks []Check, account Account, notes []string) Report {
 		Config: s.cfg, Command: s.cfg.Command(), Units: s.copy.Operator.Units, PerBuyer: s.copy.PerBuyer,
 		Arrivals: reading.arrivals, Answers: map[string]uint64{}, Outcomes: map[string]uint64{}, CameFor: s.ended.Seconds(),
 		SettledAfter: s.settled.Seconds(), OpenedAfter: s.opened.Seconds(), GeneratorCPU: s.cpu.Seconds(), SlotSeconds: s.rec.width.Seconds(),
-		Timeline: s.rec.timeline(), Latencies: s.rec.latencies(), Account: account, Audit: checks, Notes: notes}
+		Timeline: s.rec.timeline(), Latencies: s.rec.latencies(), Account: account, Room: s.figures(), Audit: checks, Notes: notes}
 	during := uint64(0)
 	for c, n := range reading.answers {
 		if n > 0 {
@@ -160,6 +162,7 @@ func (r *Report) summary(out io.Writer) {
 	if r.SoldOutAfter != nil {
 		fmt.Fprintf(&b, "  sold out       %.2f s after the opening\n", max(0, *r.SoldOutAfter-r.OpenedAfter))
 	}
+	r.Room.summary(&b)
 	b.WriteString("\n  latency                                     count       p50       p99     p99.9       max\n")
 	for _, l := range r.Latencies {
 		fmt.Fprintf(&b, "  %-38s %10s %9s %9s %9s %9s\n", l.Label, thousands(uint64(l.Count)), duration(l.P50), duration(l.P99), duration(l.P999), duration(l.Max))

@@ -39,6 +39,9 @@ func sample() Report {
 			{Name: "nothing oversold", Promise: "not <more>", Verdict: Broken, Facts: "51 of 50", Count: 1, Findings: []string{"<one> too many"}},
 			{Name: "nothing left over", Promise: "none", Verdict: Note, Facts: "1", Count: 1, Findings: []string{"1 unit"}}},
 		Notes: []string{"A note & more."},
+		Room: &Room{Order: "arrival", PerSecond: 100, Multiple: 3, Brake: "work", Places: 400, Admitted: 350, Waiting: 50, Reloads: 12, Calls: 1600,
+			CallsPerSecond: 800, MostOut: 90, Cap: 150, EstimatesInTime: 340, EstimatesLate: 10, Solved: 400, Hashes: 26_000_000, SolvingSeconds: 4,
+			Board: []Board{{At: 0.5, Served: 40, Waiting: 200, Out: -1, Free: -1}, {At: 1.5, Served: 140, Waiting: 250, Out: 80, Free: 20}}},
 	}
 	r.Settings, r.Passed = r.settings(), r.OK()
 	return r
@@ -78,6 +81,7 @@ func TestReportStandsAlone(t *testing.T) {
 	empty := Report{Config: testConfig(), SlotSeconds: 1}
 	one := sample()
 	one.Timeline, one.Latencies[0].Curve = one.Timeline[:1], one.Latencies[0].Curve[:1]
+	one.Room.Board = one.Room.Board[:1]
 	late := sample()
 	late.Timeline[1].P999, late.Latencies[0].Curve[4].Value = 1.2e6, 1.2e6
 	for name, r := range map[string]Report{"sample": sample(), "empty": empty, "one slot": one, "twenty minutes": late} {

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/wire"
 )
 
 // stage is one rehearsal under way.
 type stage struct {
 	cfg      Config
 	out      io.Writer
-	net      *network
+	net      *wire.Network
 	op       *operator
 	of, copy saleView
 	crowd    []buyer
@@ -22,6 +23,7 @@ type stage struct {
 	told     *told
 	rec      *recorder
 	payers   *payers
+	room     *room         // nil: buyers come without asking for their admission
 	offset   time.Duration // the server's clock minus ours
 	begun    time.Time     // the start; has the monotonic clock
 	opened   time.Duration // when the copy opens, since the start
@@ -38,7 +40,7 @@ func (s *stage) now() time.Duration { return time.Since(s.begun) }
 func newStage(ctx context.Context, c Config, out io.Writer) (_ *stage, err error) {
 	s := &stage{cfg: c, out: out, op: newOperator(&c), told: newTold(c.Buyers)}
 	s.payers = newPayers(s)
-	if s.net, err = newNetwork(c.Server, c.dial); err != nil {
+	if s.net, err = wire.NewNetwork(c.Server, c.dial); err != nil {
 		return nil, err
 	}
 	s.rec = newRecorder(c.Duration, c.Connections)
@@ -52,13 +54,28 @@ func newStage(ctx context.Context, c Config, out io.Writer) (_ *stage, err error
 			return nil, err
 		}
 	}
+	if c.Token != "" {
+		s.op.learnSelf(ctx)
+	}
 	if s.of, err = s.op.sale(ctx); err != nil {
 		return nil, err
+	}
+	switch {
+	case s.of.Mode == "draw":
+		return nil, levee.E(levee.CodeConflict, "the units of this sale are given by a draw: there is no crowd to rehearse")
+	case c.Queue && !s.of.Admission.Room:
+		return nil, levee.E(levee.CodeConflict, "the sale %s has no waiting room", s.of.ID)
+	case c.Max && s.of.Admission.through():
+		return nil, levee.E(levee.CodeConflict, "the sale %s has a waiting room or a brake, so --max cannot press as fast as it goes", s.of.ID)
 	}
 	if s.copy, err = s.op.copySale(ctx, s.of); err != nil {
 		return nil, err
 	}
 	s.offset = time.Until(s.copy.ServerTime)
+	if s.copy.Admission.through() {
+		s.room = newRoom(s.copy)
+		s.cfg.Double = 0 // who presses twice is of the race; in a room a page that is loaded again takes its place
+	}
 	if c.PerBuyer > 0 && s.copy.PerBuyer != int64(c.PerBuyer) || c.Units > 0 && s.copy.Operator.Units != c.Units {
 		return nil, levee.E(levee.CodeConflict, "the rehearsal copy has %d units and %d per buyer, which is not what was asked for",
 			s.copy.Operator.Units, s.copy.PerBuyer)
@@ -68,7 +85,8 @@ func newStage(ctx context.Context, c Config, out io.Writer) (_ *stage, err error
 		return nil, err
 	}
 	p.line("")
-	s.phrases = newPhrases(s.net.host, s.copy.ID, c.Quantity, c.Poll)
+	p.invite()
+	s.phrases = newPhrases(s.net.Host(), s.copy.ID, c.Quantity, c.Poll)
 	return s, nil
 }
 
@@ -86,7 +104,7 @@ func (s *stage) close() {
 	s.op.signOut(ctx)
 	s.op.close()
 	if s.net != nil {
-		s.net.cut()
+		s.net.Cut()
 	}
 }
 
@@ -108,6 +126,9 @@ func (s *stage) play(ctx context.Context) error {
 	if s.cfg.Pay > 0 {
 		side.Go(func() { s.payers.run(ctx) })
 	}
+	if s.room != nil {
+		side.Go(func() { s.watch(ctx) })
+	}
 	p := newProgress(s)
 	side.Go(func() { p.run(ctx) })
 	var err error
@@ -115,7 +136,11 @@ func (s *stage) play(ctx context.Context) error {
 		err = s.playClosed(ctx, p)
 	} else {
 		s.ended = s.cfg.Duration
-		o := s.newOffice(newArrivals(s.cfg.Rate, s.cfg.Duration, s.cfg.Seed), nil)
+		coming := newArrivals(s.cfg.Rate, s.cfg.Duration, s.cfg.Seed)
+		if s.room != nil { // everybody comes once; after that there is waiting
+			coming.most = uint64(len(s.crowd))
+		}
+		o := s.newOffice(coming, nil)
 		p.office.Store(o)
 		err = o.run(ctx, s.cfg.Duration+s.cfg.Settle)
 	}
@@ -132,15 +157,15 @@ func (s *stage) play(ctx context.Context) error {
 
 // playClosed sends as much as the server takes, and then asks for what is not known yet.
 func (s *stage) playClosed(ctx context.Context, p *progress) error {
-	workers := Workers(s.cfg.Connections)
+	workers := wire.Workers(s.cfg.Connections)
 	open := make([][]*flow, workers)
 	readers := make([]reader, workers)
 	follow := func(worker int, f flow) { open[worker] = append(open[worker], &f) }
-	c := closed{net: s.net, connections: s.cfg.Connections, depth: s.cfg.Depth, timeout: s.cfg.Timeout,
-		request: func(dst []byte, n uint64) []byte {
+	c := wire.Loop{Net: s.net, Connections: s.cfg.Connections, Depth: s.cfg.Depth, Timeout: s.cfg.Timeout,
+		Request: func(dst []byte, n uint64) []byte {
 			return s.phrases.cheapest(dst, &s.crowd[n%uint64(len(s.crowd))], n)
 		},
-		answer: func(worker int, n uint64, a *answer, sent, done time.Time) {
+		Answer: func(worker int, n uint64, a *wire.Answer, sent, done time.Time) {
 			f := flow{press: n, buyer: int32(n % uint64(len(s.crowd))), pressed: sent.Sub(s.begun), sent: true}
 			end := done.Sub(s.begun)
 			v := s.hear(&f, a, &readers[worker])
@@ -156,13 +181,13 @@ func (s *stage) playClosed(ctx context.Context, p *progress) error {
 				s.lastWord(shard, &f, finalGaveUp, end)
 			}
 		},
-		lost: func(worker int, n uint64, sent time.Time) {
+		Lost: func(worker int, n uint64, sent time.Time) {
 			at := sent.Sub(s.begun)
 			s.rec.answered(s.rec.shard(worker), event{class: classLost, meant: at, sent: at, done: s.now()})
 			follow(worker, flow{press: n, buyer: int32(n % uint64(len(s.crowd))), pressed: at, sent: true, unknown: true, tries: 1})
 		},
 	}
-	err := c.run(ctx, s.begun.Add(s.cfg.Duration))
+	err := c.Run(ctx, s.begun.Add(s.cfg.Duration))
 	s.ended = s.now()
 	if err != nil {
 		return err
@@ -217,8 +242,11 @@ func (s *stage) judge(ctx context.Context) (Report, error) {
 			break
 		}
 	}
-	checks := audit(&evidence{crowd: s.crowd, told: s.told, rows: rows, account: account, perBuyer: s.copy.PerBuyer,
+	checks := audit(&evidence{crowd: s.crowd, told: s.told, rows: rows, account: account, perBuyer: s.copy.PerBuyer, operator: s.op.user,
 		units: s.copy.Operator.Units, answered: s.rec.read()})
+	if s.room != nil {
+		checks = append(checks, s.judgeRoom(s.figures())...)
+	}
 	notes := s.notes()
 	if err := s.op.end(ctx, s.copy.ID); err != nil {
 		notes = append(notes, fmt.Sprintf("The rehearsal copy could not be ended and stays open until its end: %v.", err))
@@ -237,4 +265,17 @@ func (s *stage) notes() (list []string) {
 			"show how long people would have waited in a stall. Use --rate for that.")
 	}
 	return list
+}
+
+// pause waits for that long, or until something comes from wake or it is closed. Its error is that of ctx.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-wake:
+	case <-t.C:
+	}
+	return nil
 }

@@ -18,13 +18,15 @@ const (
 	finalGaveUp                // was told to wait until he had enough
 	finalRefused               // refused in a way that should not happen
 	finalNeverWas              // his press was not sent before the end
+	finalWaiting               // stands in the waiting room
+	finalMissed                // was not there when it was his turn
 	finalUnknown               // whether he holds an order could not be learned
 	finals
 )
 
-var finalNames = [finals]string{"none", "ordered", "sold_out", "limit_reached", "ended", "gave_up", "refused", "not_sent", "unknown"}
+var finalNames = [finals]string{"none", "ordered", "sold_out", "limit_reached", "ended", "gave_up", "refused", "not_sent", "waiting", "missed", "unknown"}
 var finalLabels = [finals]string{"nothing yet", "an order", "sold out", "limit reached", "the sale is over", "gave up waiting", "an odd refusal",
-	"never sent", "not known"}
+	"never sent", "still in the waiting room", "missed his turn", "not known"}
 
 // promise is an order that a person was told he holds.
 type promise struct {

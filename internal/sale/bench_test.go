@@ -4,93 +4,17 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
-
-// BenchmarkGate sets the gate's decisions beside the least that could do the job: a mutex, a number and a map.
-func BenchmarkGate(b *testing.B) {
-	b.Run("gate", func(b *testing.B) {
-		g := newMemoryGate(1 << 30)
-		g.load(1<<40, 1, nil)
-		var n atomic.Int64
-		stop := make(chan struct{})
-		var settler sync.WaitGroup
-		settler.Go(func() {
-			for {
-				select {
-				case <-g.wake:
-					for batch := g.next(512); batch != nil; batch = g.next(512) {
-						g.settle(batch)
-						for _, t := range batch {
-							takings.Put(t)
-						}
-						g.recycle(batch)
-					}
-				case <-stop:
-					return
-				}
-			}
-		})
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			base := levee.UserID(n.Add(1) << 40)
-			for pb.Next() {
-				base++
-				g.take(attempt{id: levee.ReservationID(base), buyer: base, quantity: 1, key: 1})
-			}
-		})
-		b.StopTimer()
-		close(stop)
-		settler.Wait()
-	})
-	b.Run("mutex and map", func(b *testing.B) {
-		var mu sync.Mutex
-		stock, held := int64(1<<40), map[levee.UserID]int32{}
-		var n atomic.Int64
-		b.ReportAllocs()
-		b.RunParallel(func(pb *testing.PB) {
-			base := levee.UserID(n.Add(1) << 40)
-			for pb.Next() {
-				base++
-				mu.Lock()
-				if stock > 0 && held[base] < 1 {
-					stock--
-					held[base]++
-				}
-				mu.Unlock()
-			}
-		})
-	})
-	b.Run("gate, sold out", func(b *testing.B) {
-		g := newMemoryGate(1000)
-		g.load(0, 1, nil)
-		var n atomic.Int64
-		b.RunParallel(func(pb *testing.PB) {
-			base := levee.UserID(n.Add(1) << 40)
-			for pb.Next() {
-				base++
-				g.take(attempt{buyer: base, quantity: 1})
-			}
-		})
-	})
-}
-
-// BenchmarkGateMemory reports the bytes that the gate keeps per buyer who took something.
-func BenchmarkGateMemory(b *testing.B) {
-	for b.Loop() {
-		t := newBuyerTable(0)
-		for n := range 1_000_000 {
-			t.add(levee.UserID(n + 1)).held = 1
-		}
-		b.ReportMetric(float64(len(t.entries)*16)/1e6, "bytes/buyer")
-	}
-}
 
 // BenchmarkOrders sets committed purchases (gate, settlement, reservation, order, item, ledger, event, synchronous=FULL) beside
 // the same rows written by a bare program in transactions of 100.
@@ -133,11 +57,11 @@ func BenchmarkOrders(b *testing.B) {
 		started := time.Now()
 		for done := 0; done < b.N; {
 			n := min(100, b.N-done)
-			won := make([]*taking, n)
+			won := make([]*gate.Taking, n)
 			for i := range won {
-				won[i] = &taking{attempt: attempt{id: levee.ReservationID(1<<50 + done + i), buyer: levee.UserID(1<<40 + done + i), quantity: 1}}
+				won[i] = &gate.Taking{Attempt: gate.Attempt{ID: levee.ReservationID(1<<50 + done + i), Buyer: levee.UserID(1<<40 + done + i), Quantity: 1}}
 			}
-			orders := s.sales.newOrders(v, won, started)
+			orders := s.sales.newOrders(v, winners{won: won, at: started})
 			err := s.DB.Tx(context.Background(), "bench", func(ctx context.Context, tx *db.Tx) error {
 				if err := s.sales.takeStockTx(ctx, tx, v.ID, int64(n)); err != nil {
 					return err
@@ -156,6 +80,34 @@ func BenchmarkOrders(b *testing.B) {
 	})
 }
 
+// BenchmarkRefused measures what a loser costs behind the network: path, switch, who he is, whether he holds anything, the answer, and
+// being counted.
+func BenchmarkRefused(b *testing.B) {
+	s := newShop(b, Config{})
+	l := s.open(b, 1, 1)
+	s.sales.Authenticate = func(string) (levee.Actor, error) { return buyer(1), nil }
+	l.sw.Set(refusalSoldOut)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		r := httptest.NewRequest("POST", pathSales+l.public+pathPurchases, nil)
+		r.Header.Set("Authorization", "Bearer token")
+		w := nowhere{}
+		for pb.Next() {
+			if !s.sales.refuseFast(w, r) {
+				b.Error("a loser was not refused")
+				return
+			}
+		}
+	})
+}
+
+// nowhere is a response that nobody reads.
+type nowhere http.Header
+
+func (w nowhere) Header() http.Header         { return http.Header(w) }
+func (w nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (w nowhere) WriteHeader(int)             {}
+
 // BenchmarkLoadGate measures how long a restart takes to know a million buyers.
 func BenchmarkLoadGate(b *testing.B) {
 	s := newShop(b, Config{})
@@ -164,11 +116,11 @@ func BenchmarkLoadGate(b *testing.B) {
 	v := l.view.Load()
 	base := int64(v.ID)
 	for i := 0; i < 1_000_000; {
-		won := make([]*taking, 1000)
+		won := make([]*gate.Taking, 1000)
 		for j := range won {
-			won[j] = &taking{attempt: attempt{id: levee.ReservationID(base + int64(i+j) + 1), buyer: levee.UserID(1<<40 + (i+j)*4099), quantity: 1}}
+			won[j] = &gate.Taking{Attempt: gate.Attempt{ID: levee.ReservationID(base + int64(i+j) + 1), Buyer: levee.UserID(1<<40 + (i+j)*4099), Quantity: 1}}
 		}
-		orders := s.sales.newOrders(v, won, time.Now())
+		orders := s.sales.newOrders(v, winners{won: won, at: time.Now()})
 		err := s.DB.Tx(context.Background(), "bench", func(ctx context.Context, tx *db.Tx) error {
 			if err := s.sales.takeStockTx(ctx, tx, v.ID, 1000); err != nil {
 				return err

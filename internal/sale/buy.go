@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/platform/id"
+	"levee/internal/tally"
 )
 
 // Wish is a buyer's wish to take units of a sale.
@@ -39,9 +41,22 @@ func (t Ticket) Order() levee.OrderID { return levee.OrderID(t.Reservation) }
 
 // Buy takes units of a sale for a buyer: window, admission, gate and settlement. It returns after the commit, or at the bound
 // of Config.HoldFor with Settled false. It fails with CodeUnauthenticated, CodeForbidden, CodeInvalid, the admission codes,
-// CodeNotOpen, CodeEnded, CodePaused, CodeSoldOut, CodeLimitReached, CodeIdempotencyMismatch, CodeIdempotencyRunning,
+// CodeNotOpen, CodeEnded, CodePaused, CodeDrawOnly, CodeSoldOut, CodeLimitReached, CodeIdempotencyMismatch, CodeIdempotencyRunning,
 // CodeNotWarmed or CodeUnavailable; a refusal takes nothing and may be tried again with the same key.
 func (s *Service) Buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
+	began := l.tally.Begin()
+	t, err := s.buy(ctx, l, w)
+	l.tally.Answered(began)
+	switch {
+	case t.Repeated:
+		l.tally.End(tally.Repeated)
+	case err != nil || t.Settled: // else the place in the line ends when it is settled
+		l.tally.End(tally.Of(err))
+	}
+	return t, err
+}
+
+func (s *Service) buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 	v := l.view.Load()
 	now := s.Obs.Clock()
 	switch {
@@ -54,12 +69,12 @@ func (s *Service) Buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 	case w.Quantity > maxPerBuyer:
 		return Ticket{}, levee.Invalid("body.quantity", "at most 1000", w.Quantity)
 	}
-	if v.Admission {
-		if err := s.tokens.verify(w.Admission, v.ID, w.Buyer.User, now); err != nil {
+	if v.TokenNeeded {
+		if err := s.Admission.Verify(w.Admission, v.ID, w.Buyer.User, now); err != nil {
 			return Ticket{}, err
 		}
 	}
-	a := attempt{buyer: w.Buyer.User, quantity: w.Quantity, key: hashKey(w.Key), at: now}
+	a := gate.Attempt{Buyer: w.Buyer.User, Quantity: w.Quantity, Key: hashKey(w.Key), At: now}
 	if r := v.refusalAt(now); r != nil {
 		return s.afterAll(ctx, v, a, r)
 	}
@@ -67,31 +82,32 @@ func (s *Service) Buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 	if err != nil {
 		return Ticket{}, levee.E(levee.CodeUnavailable, "no number can be given out now").After(time.Second).Because(err)
 	}
-	a.id = levee.ReservationID(number)
-	t, verdict, epoch := l.gate.take(a)
-	if verdict == verdictKnown {
+	a.ID = levee.ReservationID(number)
+	t, verdict, epoch := l.gate.Take(a)
+	if verdict == gate.Known {
 		ticket, found, err := s.repeat(ctx, v, a)
 		if found || err != nil {
 			return ticket, err
 		}
-		a.checked = true
+		a.Checked = true
 		s.pass("buy.known")
-		t, verdict, epoch = l.gate.take(a)
+		t, verdict, epoch = l.gate.Take(a)
 	}
 	s.metrics.verdicts[verdict].Inc()
 	switch verdict {
-	case verdictTaken:
+	case gate.Taken:
 		s.pass("buy.taken")
 		return s.await(ctx, l, v, t, w.Async)
-	case verdictSoldOut:
+	case gate.SoldOut:
 		s.pass("buy.sold_out")
-		l.sw.soldOut(epoch)
+		l.sw.SoldOut(epoch)
 		return Ticket{}, refusalSoldOut.err
-	case verdictLimit:
-		return Ticket{}, s.limitReached(ctx, v, a.buyer)
-	case verdictRunning:
+	case gate.OverLimit:
+		s.Admission.Spent(v.ID, a.Buyer)
+		return Ticket{}, s.limitReached(ctx, v, a.Buyer)
+	case gate.Running:
 		return Ticket{}, levee.E(levee.CodeIdempotencyRunning, "the first request with this idempotency key is under way").After(time.Second)
-	case verdictFull:
+	case gate.Full:
 		return Ticket{}, levee.E(levee.CodeUnavailable, "too many purchases wait for the disk; nothing was taken").After(time.Second)
 	default:
 		return Ticket{}, refusalCold.err
@@ -99,7 +115,7 @@ func (s *Service) Buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 }
 
 // afterAll answers an attempt that the terms refuse: the buyer's first answer again if his key has one, else the refusal.
-func (s *Service) afterAll(ctx context.Context, v *Sale, a attempt, r *refusal) (Ticket, error) {
+func (s *Service) afterAll(ctx context.Context, v *Sale, a gate.Attempt, r *refusal) (Ticket, error) {
 	if v.State == StateDraft {
 		return Ticket{}, r.err
 	}
@@ -110,12 +126,12 @@ func (s *Service) afterAll(ctx context.Context, v *Sale, a attempt, r *refusal) 
 }
 
 // await holds the line until the taking is settled, the bound passes or the buyer leaves.
-func (s *Service) await(ctx context.Context, l *live, v *Sale, t *taking, async bool) (Ticket, error) {
-	ticket := Ticket{Sale: v, Reservation: t.id, Quantity: t.quantity, At: t.at}
+func (s *Service) await(ctx context.Context, l *live, v *Sale, t *gate.Taking, async bool) (Ticket, error) {
+	ticket := Ticket{Sale: v, Reservation: t.ID, Quantity: t.Quantity, At: t.At}
 	if !async {
 		timer := time.NewTimer(s.Config.HoldFor)
 		select {
-		case <-t.settled:
+		case <-t.Settled:
 			timer.Stop()
 			return s.collect(t, ticket)
 		case <-timer.C:
@@ -126,12 +142,12 @@ func (s *Service) await(ctx context.Context, l *live, v *Sale, t *taking, async 
 	s.pass("buy.bound")
 	// From here on the buyer asks for it. Whoever marks first wins: the settler that finds the mark keeps a refusal for him.
 	l.late.Lock()
-	l.waited[t.id] = t.buyer
+	l.waited[t.ID] = t.Buyer
 	l.late.Unlock()
 	select {
-	case <-t.settled: // between the bound and the mark
+	case <-t.Settled: // between the bound and the mark
 		l.late.Lock()
-		delete(l.waited, t.id)
+		delete(l.waited, t.ID)
 		l.late.Unlock()
 		return s.collect(t, ticket)
 	default:
@@ -139,30 +155,29 @@ func (s *Service) await(ctx context.Context, l *live, v *Sale, t *taking, async 
 	}
 }
 
-func (s *Service) collect(t *taking, ticket Ticket) (Ticket, error) {
-	result := t.result
-	t.result = outcome{}
-	takings.Put(t)
+func (s *Service) collect(t *gate.Taking, ticket Ticket) (Ticket, error) {
+	result := t.Result
+	t.Free()
 	switch {
-	case result.existing != 0:
-		ticket.Reservation, ticket.Repeated, ticket.Settled = result.existing, true, true
+	case result.Existing != 0:
+		ticket.Reservation, ticket.Repeated, ticket.Settled = result.Existing, true, true
 		return ticket, nil
-	case result.err != nil:
-		return Ticket{}, result.err
+	case result.Err != nil:
+		return Ticket{}, result.Err
 	}
 	ticket.Settled = true
 	return ticket, nil
 }
 
 // repeat looks for the buyer's settled reservation with this key. found with a nil error is the first answer again.
-func (s *Service) repeat(ctx context.Context, v *Sale, a attempt) (Ticket, bool, error) {
-	r, found, err := s.reservationByKey(ctx, v.ID, a.buyer, a.key)
+func (s *Service) repeat(ctx context.Context, v *Sale, a gate.Attempt) (Ticket, bool, error) {
+	r, found, err := s.reservationByKey(ctx, v.ID, a.Buyer, a.Key)
 	if err != nil || !found {
 		return Ticket{}, false, err
 	}
-	if r.Quantity != a.quantity {
+	if r.Quantity != a.Quantity {
 		return Ticket{}, true, levee.E(levee.CodeIdempotencyMismatch,
-			"this idempotency key was used for a quantity of %d, not %d", r.Quantity, a.quantity)
+			"this idempotency key was used for a quantity of %d, not %d", r.Quantity, a.Quantity)
 	}
 	return Ticket{Sale: v, Reservation: r.ID, Quantity: r.Quantity, Settled: true, Repeated: true, At: id.TimeOf(int64(r.ID))}, true, nil
 }

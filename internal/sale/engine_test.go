@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 )
@@ -224,14 +225,14 @@ func TestReleaseReopensASoldOutSale(t *testing.T) {
 	}
 	_, err = s.buy(l, 2, 1, "k")
 	wantCode(t, err, levee.CodeSoldOut)
-	if l.sw.shut.Load() != refusalSoldOut {
+	if l.sw.Refusal() != refusalSoldOut {
 		t.Fatal("the switch is not shut after a refusal for lack of stock")
 	}
 	wantCode(t, s.sales.GiveUp(t.Context(), ticket.Reservation, buyer(2)), levee.CodeNotFound)
 	if err := s.sales.GiveUp(t.Context(), ticket.Reservation, buyer(1)); err != nil {
 		t.Fatal(err)
 	}
-	if l.sw.shut.Load() != nil {
+	if l.sw.Refusal() != nil {
 		t.Fatal("the switch stayed shut though a unit came back")
 	}
 	if _, err := s.buy(l, 2, 1, "k"); err != nil {
@@ -239,8 +240,8 @@ func TestReleaseReopensASoldOutSale(t *testing.T) {
 	}
 	// The epoch: a refusal decided before the unit came back must not shut the sale again.
 	s.sales.Do(t.Context(), l.view.Load().ID, Command{Act: "top_up", Units: 1, Reason: "x"}, operator)
-	l.sw.soldOut(0)
-	if l.sw.shut.Load() != nil {
+	l.sw.SoldOut(0)
+	if l.sw.Refusal() != nil {
 		t.Fatal("a late 'sold out' shut a sale that has stock")
 	}
 	if _, err := s.buy(l, 3, 1, "k"); err != nil {
@@ -384,7 +385,7 @@ func TestSQLHasTheLastWord(t *testing.T) {
 	s := newShop(t, Config{})
 	s.run(t)
 	l := s.open(t, 10, 1)
-	l.gate.move(15, 0, 0) // wrong high: 25 for 10
+	l.gate.Move(15, 0, 0) // wrong high: 25 for 10
 	var won atomic.Int64
 	var wg sync.WaitGroup
 	for n := range 40 {
@@ -404,7 +405,7 @@ func TestSQLHasTheLastWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.proved(t, l)
-	l.gate.move(-3, 0, 0)
+	l.gate.Move(-3, 0, 0)
 	s.sales.Do(t.Context(), l.view.Load().ID, Command{Act: "top_up", Units: 3, Reason: "x"}, operator)
 	if err := s.sales.reconcile(t.Context(), l); err != nil {
 		t.Fatal(err)
@@ -497,7 +498,7 @@ func TestAsyncAndTheBound(t *testing.T) {
 	}
 	blocked.Store(false)
 	// The gate is wrong high: the place in the line becomes a refusal, and its buyer learns why.
-	l.gate.move(1, 0, 0)
+	l.gate.Move(1, 0, 0)
 	async, err := s.sales.Buy(t.Context(), l, Wish{Buyer: buyer(2), Quantity: 1, Key: "k", Async: true})
 	if code(err) == levee.CodeSoldOut {
 		return // settled before the answer could be given
@@ -520,18 +521,18 @@ func TestAsyncAndTheBound(t *testing.T) {
 func TestAdmissionTokens(t *testing.T) {
 	s := newShop(t, Config{})
 	s.run(t)
-	l := s.open(t, 10, 1, func(terms *Terms) { terms.Admission = true })
-	other := s.open(t, 10, 1, func(terms *Terms) { terms.Admission = true })
+	l := s.open(t, 10, 1, func(terms *Terms) { terms.TokenNeeded = true })
+	other := s.open(t, 10, 1, func(terms *Terms) { terms.TokenNeeded = true })
 	v, now := l.view.Load(), s.clock.Now()
-	good := s.sales.tokens.issue(v.ID, buyer(1).User, now.Add(time.Minute))
+	good := s.admission.Issue(v.ID, buyer(1).User, now.Add(time.Minute))
 	try := func(n int, token string) error {
 		_, err := s.sales.Buy(t.Context(), l, Wish{Buyer: buyer(n), Quantity: 1, Key: "k", Admission: token})
 		return err
 	}
 	wantCode(t, try(1, ""), levee.CodeAdmissionMissing)
 	wantCode(t, try(2, good), levee.CodeAdmissionInvalid)
-	wantCode(t, try(1, s.sales.tokens.issue(other.view.Load().ID, buyer(1).User, now.Add(time.Minute))), levee.CodeAdmissionInvalid)
-	wantCode(t, try(1, s.sales.tokens.issue(v.ID, buyer(1).User, now.Add(-time.Second))), levee.CodeAdmissionExpired)
+	wantCode(t, try(1, s.admission.Issue(other.view.Load().ID, buyer(1).User, now.Add(time.Minute))), levee.CodeAdmissionInvalid)
+	wantCode(t, try(1, s.admission.Issue(v.ID, buyer(1).User, now.Add(-time.Second))), levee.CodeAdmissionExpired)
 	for i := range good {
 		forged := []byte(good)
 		forged[i] ^= 1
@@ -544,34 +545,18 @@ func TestAdmissionTokens(t *testing.T) {
 	}
 }
 
-func FuzzAdmissionToken(f *testing.F) {
-	a, err := newAdmissions(make([]byte, 32))
-	if err != nil {
-		f.Fatal(err)
-	}
-	now := time.Unix(1_800_000_000, 0)
-	good := a.issue(7, 8, now.Add(time.Hour))
-	f.Add(good)
-	f.Add("")
-	f.Add(good[1:] + "A")
-	f.Fuzz(func(t *testing.T, token string) {
-		if err := a.verify(token, 7, 8, now); (err == nil) != (token == good) {
-			t.Fatalf("verify(%q) = %v", token, err)
-		}
-	})
-}
-
 // A buyer at his bound marks himself either before the delivery looks, or after it signalled: in between the marks are locked. Else
 // his place would stay "queued" for ever.
 func TestNobodyMarksBetweenLookAndSignal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, l := &Service{}, &live{gate: newMemoryGate(10), waited: map[levee.ReservationID]levee.UserID{}}
-		l.gate.load(1, 1, nil)
-		taken, _, _ := l.gate.take(attempt{id: 1, buyer: 1, quantity: 1})
-		taken.settled = make(chan struct{}, 1)
-		taken.settled <- struct{}{} // so that the delivery stands still in its signal
-		batch := l.gate.next(10)
-		l.gate.settle(batch)
+		s, l := &Service{}, &live{gate: gate.New(10), waited: map[levee.ReservationID]levee.UserID{}}
+		l.view.Store(&Sale{})
+		l.gate.Load(1, 1, nil)
+		taken, _, _ := l.gate.Take(gate.Attempt{ID: 1, Buyer: 1, Quantity: 1})
+		taken.Settled = make(chan struct{}, 1)
+		taken.Settled <- struct{}{} // so that the delivery stands still in its signal
+		batch := l.gate.Next(10)
+		l.gate.Settle(batch)
 		done := make(chan struct{})
 		go func() { s.deliver(l, batch); close(done) }()
 		synctest.Wait()
@@ -579,7 +564,7 @@ func TestNobodyMarksBetweenLookAndSignal(t *testing.T) {
 			l.late.Unlock()
 			t.Error("a buyer can mark himself after the delivery looked and before it signals")
 		}
-		<-taken.settled
+		<-taken.Settled
 		<-done
 	})
 }

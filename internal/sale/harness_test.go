@@ -7,21 +7,24 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/catalog"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/platformtest"
+	"levee/internal/tally"
 )
 
 // shop is a whole small house for the engine: catalog, orders and sales on a real database, on a clock that a test moves.
 type shop struct {
 	*platformtest.Platform
-	catalog *catalog.Service
-	orders  *order.Service
-	sales   *Service
-	sku     levee.SKUID
-	clock   *testClock
+	catalog   *catalog.Service
+	orders    *order.Service
+	admission *admission.Service
+	sales     *Service
+	sku       levee.SKUID
+	clock     *testClock
 }
 
 type testClock struct {
@@ -67,8 +70,13 @@ func (s *shop) join(t testing.TB, c Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.admission, err = admission.New(admission.Deps{IDs: s.IDs, Sealer: s.Sealer, Obs: s.Obs, Push: s.Push, Key: platformtest.Key(2)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.sales, err = New(Deps{DB: s.DB, IDs: s.IDs, Sealer: s.Sealer, Obs: s.Obs, Events: s.Events, Push: s.Push, Catalog: s.catalog,
-		Orders: s.orders, AdmissionKey: platformtest.Key(2), Config: c})
+		Orders: s.orders, Admission: s.admission,
+		Tally: tally.New(tally.Deps{Obs: s.Obs, Push: s.Push, Node: "test", Nodes: 1}), Config: c})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/web"
@@ -27,12 +28,10 @@ func (s *Service) Routes(srv *web.Server) {
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/events", ID: "watchSale", Tag: tag, Timeout: -1, Quiet: true,
 		Summary: "Watch the phases of a sale (server-sent events)"}, http.HandlerFunc(s.watchSale),
 		web.RawDoc{Produces: []string{"text/event-stream"}, Responses: map[int]any{200: nil}})
-	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/admissions", ID: "admitBuyer", Tag: tag, Roles: buyers, Status: 201,
-		Limit: limit.Admission, Errors: []int{403, 404, 410}, Summary: "Get an admission token for a sale"}, s.postAdmission)
 	srv.Raw(web.Route{Method: "POST", Path: "/v1/sales/{sale}/purchases", ID: "buyInSale", Tag: tag, Roles: buyers, Status: 201, Limit: limit.Purchase,
 		BodyMax: maxWishBody, Idempotent: true, Errors: []int{400, 403, 404, 409, 410, 422, 503}, Summary: "Take units of a sale",
 		Description: "201: the order is on disk. 202: a place in the line, ask for it at Location; it becomes an order or a refusal. " +
-			"409 sold_out, limit_reached, paused or not_open; 410 ended. A refusal takes nothing and may be tried again with the same key."},
+			"409 sold_out, limit_reached, paused, not_open or draw_only; 410 ended. A refusal takes nothing and may be tried again with the same key."},
 		http.HandlerFunc(s.purchase), web.RawDoc{Request: wishBody{}, Responses: map[int]any{201: ticketView{}, 202: ticketView{}},
 			Headers: map[string]string{"Levee-Admission": "The admission token", "Prefer": "respond-async: answer 202 at once"}})
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/reservations/{reservation}", ID: "getReservation", Tag: tag, Roles: buyers, Limit: limit.Poll,
@@ -64,51 +63,43 @@ func (s *Service) operatorRoutes(srv *web.Server) {
 		Summary: "Load a sale's gate anew from SQL and prove its books"}, s.postReconciliation)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/readiness", ID: "getReadiness", Tag: tag, Roles: operators, Limit: limit.Read,
 		Summary: "The warm-up check: could this node start the sale now?"}, s.getReadiness)
-	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/rehearsals", ID: "rehearseSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write, Idempotent: true,
-		Errors: []int{404, 422}, Summary: "Copy a sale for a rehearsal: no stock of the catalog, invented buyers only"}, s.postRehearsal)
-	srv.Raw(web.Route{Method: "POST", Path: "/v1/sales/{sale}/rehearsal-buyers", ID: "inventBuyers", Tag: tag, Roles: operators, Limit: limit.Write, Timeout: -1,
-		Errors: []int{404, 409, 422}, Summary: "Invent buyers for a rehearsal: one JSON line each, with their tokens"}, http.HandlerFunc(s.postRehearsalBuyers),
-		web.RawDoc{Request: inventRequest{}, Responses: map[int]any{200: nil}, Produces: []string{"application/jsonl"}})
-	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/reservations", ID: "exportReservations", Tag: tag, Roles: operators, Timeout: -1,
-		Summary: "Every reservation of a sale, one JSON line each"}, http.HandlerFunc(s.exportReservations),
-		web.RawDoc{Responses: map[int]any{200: nil}, Produces: []string{"application/jsonl"}})
 }
 
 type salePath struct {
 	Sale string `path:"sale" doc:"The sale's id"`
 }
 
-func (s *Service) saleOf(ctx context.Context, public string) (*Sale, error) {
-	n, err := s.Sealer.Open(levee.KindSale, public)
-	if err != nil {
-		return nil, err
-	}
-	v, err := s.saleByID(ctx, levee.SaleID(n))
-	if err != nil {
-		return nil, err
-	}
-	if v.State == StateDraft && !levee.ActorFrom(ctx).Roles.Has(operators) {
-		return nil, errNoSale
-	}
-	return v, nil
+// SaleView is a sale as the world sees it.
+type SaleView struct {
+	ID          string       `json:"id"`
+	Title       string       `json:"title"`
+	Product     string       `json:"product"`
+	SKU         string       `json:"sku"`
+	Price       web.Money    `json:"price"`
+	PerBuyer    int32        `json:"per_buyer"`
+	StartsAt    time.Time    `json:"starts_at"`
+	EndsAt      time.Time    `json:"ends_at"`
+	PayWithin   int64        `json:"pay_within_seconds"`
+	Phase       string       `json:"phase" enum:"draft,upcoming,open,sold_out,entry,drawn,paused,ended"`
+	Mode        string       `json:"mode" enum:"race,draw" doc:"race: first come, first served. draw: by lot among those who entered until draw_at"`
+	DrawAt      *time.Time   `json:"draw_at,omitempty" doc:"Of a draw: entries are taken from starts_at until then"`
+	WaitingList bool         `json:"waiting_list" doc:"Once no unit is free, buyers may wait for those that come back"`
+	Admission   policyView   `json:"admission" doc:"What stands before the sale"`
+	TokenNeeded bool         `json:"token_needed" doc:"A purchase needs an admission token"`
+	Rehearsal   bool         `json:"rehearsal,omitempty"`
+	ServerTime  time.Time    `json:"server_time" doc:"Count down on this clock"`
+	Operator    *saleDetails `json:"operator,omitempty"`
+	Links       saleLinks    `json:"links"`
 }
 
-type saleView struct {
-	ID         string       `json:"id"`
-	Title      string       `json:"title"`
-	Product    string       `json:"product"`
-	SKU        string       `json:"sku"`
-	Price      web.Money    `json:"price"`
-	PerBuyer   int32        `json:"per_buyer"`
-	StartsAt   time.Time    `json:"starts_at"`
-	EndsAt     time.Time    `json:"ends_at"`
-	PayWithin  int64        `json:"pay_within_seconds"`
-	Phase      string       `json:"phase" enum:"draft,upcoming,open,sold_out,paused,ended"`
-	Admission  bool         `json:"admission" doc:"A purchase needs an admission token"`
-	Rehearsal  bool         `json:"rehearsal,omitempty"`
-	ServerTime time.Time    `json:"server_time" doc:"Count down on this clock"`
-	Operator   *saleDetails `json:"operator,omitempty"`
-	Links      saleLinks    `json:"links"`
+type policyView struct {
+	Room       bool   `json:"room" doc:"A waiting room stands before the sale"`
+	Order      string `json:"order" enum:"arrival,random" doc:"random: lots are drawn among all who wait when the sale opens"`
+	PerSecond  int32  `json:"per_second" doc:"Admissions a second"`
+	Multiple   int32  `json:"multiple" doc:"Admissions out and unspent at once, for each free unit"`
+	Brake      string `json:"brake" enum:"none,work,picture" doc:"What a buyer must do for a place"`
+	WorkBits   int32  `json:"work_bits" doc:"Leading zero bits that a proof of work must have"`
+	PerAddress int32  `json:"per_address" doc:"Places from one visitor address; 0: no limit"`
 }
 
 type saleDetails struct {
@@ -123,23 +114,32 @@ type saleLinks struct {
 	Admissions string `json:"admissions"`
 	Purchases  string `json:"purchases"`
 	Events     string `json:"events"`
+	Line       string `json:"line"`
+	Draw       string `json:"draw,omitempty"`
+	Queue      string `json:"queue,omitempty"`
 }
 
-func (s *Service) view(ctx context.Context, v *Sale) saleView {
+// View shows a sale to whoever asks: operators see more.
+func (s *Service) View(ctx context.Context, v *Sale) SaleView {
 	public := s.Sealer.Seal(levee.KindSale, int64(v.ID))
 	now := s.Obs.Clock().UTC()
-	phase := string(v.PhaseAt(now))
-	if l := (*s.live.Load())[public]; l != nil && phase == string(PhaseOpen) {
-		if r := l.sw.shut.Load(); r == refusalSoldOut || r == refusalForced {
-			phase = "sold_out"
-		}
+	phase := v.PhaseAt(now)
+	if l := (*s.live.Load())[public]; l != nil {
+		phase = l.phase(v, now)
 	}
 	self := "/v1/sales/" + public
-	out := saleView{
+	out := SaleView{
 		ID: public, Title: v.Title, Product: s.Sealer.Seal(levee.KindProduct, int64(v.Product)), SKU: s.Sealer.Seal(levee.KindSKU, int64(v.SKU)),
 		Price: web.MoneyOf(v.Price), PerBuyer: v.PerBuyer, StartsAt: v.StartsAt, EndsAt: v.EndsAt, PayWithin: int64(v.PayWithin / time.Second),
-		Phase: phase, Admission: v.Admission, Rehearsal: v.Rehearsal, ServerTime: now,
-		Links: saleLinks{Self: self, Admissions: self + "/admissions", Purchases: self + "/purchases", Events: self + "/events"},
+		Phase: string(phase), Mode: string(v.Mode), WaitingList: v.WaitingList, Admission: policyView(v.Admission), TokenNeeded: v.TokenNeeded,
+		Rehearsal: v.Rehearsal, ServerTime: now,
+		Links: saleLinks{Self: self, Admissions: self + "/admissions", Purchases: self + "/purchases", Events: self + "/events", Line: self + "/line"},
+	}
+	if v.Mode == ModeDraw {
+		out.DrawAt, out.Links.Draw = &v.DrawAt, self+"/draw"
+	}
+	if v.Admission.Room {
+		out.Links.Queue = self + "/admissions/events"
 	}
 	if levee.ActorFrom(ctx).Roles.Has(operators) {
 		out.Operator = &saleDetails{State: string(v.State), Units: v.Units, ForcedSoldOut: v.ForcedSoldOut, Version: v.Version}
@@ -147,22 +147,22 @@ func (s *Service) view(ctx context.Context, v *Sale) saleView {
 	return out
 }
 
-type saleOut struct{ Body saleView }
+type saleOut struct{ Body SaleView }
 
 func (s *Service) getSale(ctx context.Context, in *salePath) (*saleOut, error) {
 	if l := (*s.live.Load())[in.Sale]; l != nil {
-		return &saleOut{s.view(ctx, l.view.Load())}, nil
+		return &saleOut{s.View(ctx, l.view.Load())}, nil
 	}
-	v, err := s.saleOf(ctx, in.Sale)
+	v, err := s.ByPublicID(ctx, in.Sale)
 	if err != nil {
 		return nil, err
 	}
-	return &saleOut{s.view(ctx, v)}, nil
+	return &saleOut{s.View(ctx, v)}, nil
 }
 
 type salesOut struct {
 	Body struct {
-		Sales []saleView `json:"sales"`
+		Sales []SaleView `json:"sales"`
 		Next  string     `json:"next,omitempty" doc:"Give it as after to read on"`
 	}
 }
@@ -186,9 +186,9 @@ func (s *Service) getSales(ctx context.Context, in *struct {
 		return nil, err
 	}
 	out := &salesOut{}
-	out.Body.Sales = make([]saleView, len(list))
+	out.Body.Sales = make([]SaleView, len(list))
 	for i, v := range list {
-		out.Body.Sales[i] = s.view(ctx, v)
+		out.Body.Sales[i] = s.View(ctx, v)
 	}
 	if len(list) == p.Limit {
 		out.Body.Next = out.Body.Sales[len(list)-1].ID
@@ -203,31 +203,6 @@ func (s *Service) watchSale(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.Push.ServeSSE(w, r, "sale:"+l.public)
-}
-
-type admissionOut struct {
-	Body struct {
-		Token     string    `json:"token" doc:"Send it as Levee-Admission with a purchase"`
-		ExpiresAt time.Time `json:"expires_at"`
-	}
-}
-
-func (s *Service) postAdmission(ctx context.Context, in *salePath) (*admissionOut, error) {
-	l, err := s.liveFor(ctx, in.Sale)
-	if err != nil {
-		return nil, err
-	}
-	v, who, now := l.view.Load(), levee.ActorFrom(ctx), s.Obs.Clock()
-	if v.PhaseAt(now) == PhaseEnded {
-		return nil, refusalEnded.err
-	}
-	if v.Rehearsal != who.Rehearsal {
-		return nil, errRehearsal
-	}
-	out := &admissionOut{}
-	out.Body.ExpiresAt = now.Add(s.Config.AdmissionFor).UTC().Truncate(time.Second)
-	out.Body.Token = s.tokens.issue(v.ID, who.User, out.Body.ExpiresAt)
-	return out, nil
 }
 
 // ticketView documents what a purchase and a reservation look like.
@@ -318,16 +293,30 @@ func (s *Service) postVoid(ctx context.Context, in *struct {
 }
 
 type termsBody struct {
-	Title     string    `json:"title" minLength:"1" maxLength:"120"`
-	SKU       string    `json:"sku" doc:"The id of the SKU that is sold"`
-	Price     web.Money `json:"price" doc:"Of one unit"`
-	Units     int64     `json:"units" minimum:"1" maximum:"100000000"`
-	PerBuyer  int32     `json:"per_buyer" minimum:"1" maximum:"1000"`
-	StartsAt  time.Time `json:"starts_at"`
-	EndsAt    time.Time `json:"ends_at"`
-	PayWithin int64     `json:"pay_within_seconds,omitempty" minimum:"10" maximum:"604800" doc:"1800 if left out"`
-	Admission *bool     `json:"admission,omitempty" doc:"A purchase needs an admission token; true if left out"`
-	Version   int64     `json:"version,omitempty" doc:"For a change: the version that was read"`
+	Title       string      `json:"title" minLength:"1" maxLength:"120"`
+	SKU         string      `json:"sku" doc:"The id of the SKU that is sold"`
+	Price       web.Money   `json:"price" doc:"Of one unit"`
+	Units       int64       `json:"units" minimum:"1" maximum:"100000000"`
+	PerBuyer    int32       `json:"per_buyer" minimum:"1" maximum:"1000"`
+	StartsAt    time.Time   `json:"starts_at"`
+	EndsAt      time.Time   `json:"ends_at"`
+	PayWithin   int64       `json:"pay_within_seconds,omitempty" minimum:"10" maximum:"604800" doc:"1800 if left out"`
+	Mode        string      `json:"mode,omitempty" enum:"race,draw" doc:"race if left out"`
+	DrawAt      *time.Time  `json:"draw_at,omitempty" doc:"Of a draw: after starts_at and before ends_at"`
+	WaitingList *bool       `json:"waiting_list,omitempty" doc:"Once no unit is free, buyers may wait for those that come back; true if left out"`
+	Admission   *policyBody `json:"admission,omitempty" doc:"What stands before the sale; nothing if left out"`
+	TokenNeeded *bool       `json:"token_needed,omitempty" doc:"A purchase needs an admission token; true if left out, and with a room or a brake"`
+	Version     int64       `json:"version,omitempty" doc:"For a change: the version that was read"`
+}
+
+type policyBody struct {
+	Room       bool   `json:"room,omitempty"`
+	Order      string `json:"order,omitempty" enum:"arrival,random" doc:"arrival if left out"`
+	PerSecond  int32  `json:"per_second,omitempty" minimum:"1" maximum:"100000" doc:"100 if left out"`
+	Multiple   int32  `json:"multiple,omitempty" minimum:"1" maximum:"1000" doc:"3 if left out"`
+	Brake      string `json:"brake,omitempty" enum:"none,work,picture" doc:"none if left out"`
+	WorkBits   int32  `json:"work_bits,omitempty" minimum:"8" maximum:"24" doc:"16 if left out"`
+	PerAddress int32  `json:"per_address,omitempty" minimum:"0" maximum:"100000" doc:"0, no limit, if left out"`
 }
 
 func (s *Service) terms(b termsBody) (Terms, error) {
@@ -335,11 +324,18 @@ func (s *Service) terms(b termsBody) (Terms, error) {
 	if err != nil {
 		return Terms{}, levee.Invalid("body.sku", "the id of a SKU", b.SKU)
 	}
-	return Terms{
+	t := Terms{
 		Title: b.Title, SKU: levee.SKUID(sku), Price: levee.Money{Minor: b.Price.Amount, Currency: b.Price.Currency}, Units: b.Units,
 		PerBuyer: b.PerBuyer, StartsAt: b.StartsAt, EndsAt: b.EndsAt, PayWithin: time.Duration(b.PayWithin) * time.Second,
-		Admission: b.Admission == nil || *b.Admission,
-	}, nil
+		Mode: Mode(b.Mode), WaitingList: b.WaitingList == nil || *b.WaitingList, TokenNeeded: b.TokenNeeded == nil || *b.TokenNeeded,
+	}
+	if b.DrawAt != nil {
+		t.DrawAt = *b.DrawAt
+	}
+	if b.Admission != nil {
+		t.Admission = admission.Policy(*b.Admission)
+	}
+	return t, nil
 }
 
 func (s *Service) postSale(ctx context.Context, in *struct{ Body termsBody }) (*saleOut, error) {
@@ -352,7 +348,7 @@ func (s *Service) postSale(ctx context.Context, in *struct{ Body termsBody }) (*
 		if err != nil {
 			return nil, err
 		}
-		return &saleOut{s.view(ctx, v)}, nil
+		return &saleOut{s.View(ctx, v)}, nil
 	})
 }
 
@@ -360,7 +356,7 @@ func (s *Service) putSale(ctx context.Context, in *struct {
 	Sale string `path:"sale" doc:"The sale's id"`
 	Body termsBody
 }) (*saleOut, error) {
-	old, err := s.saleOf(ctx, in.Sale)
+	old, err := s.ByPublicID(ctx, in.Sale)
 	if err != nil {
 		return nil, err
 	}
@@ -373,7 +369,7 @@ func (s *Service) putSale(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &saleOut{s.view(ctx, v)}, nil
+	return &saleOut{s.View(ctx, v)}, nil
 }
 
 func messageOf(err error) string {

@@ -66,7 +66,7 @@ func (s *Service) refuseFast(w http.ResponseWriter, r *http.Request) bool {
 	if l == nil {
 		return false
 	}
-	shut := l.sw.shut.Load()
+	shut := l.sw.Refusal()
 	if shut == nil {
 		return false
 	}
@@ -75,11 +75,14 @@ func (s *Service) refuseFast(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	who, err := s.Authenticate(token)
-	if err != nil || !who.SignedIn() || who.Rehearsal != l.view.Load().Rehearsal || l.gate.holds(who.User) {
+	if err != nil || !who.SignedIn() || who.Rehearsal != l.view.Load().Rehearsal {
+		return false
+	}
+	if _, known := l.gate.Held(who.User); known {
 		return false
 	}
 	shut.answer.write(w)
-	s.metrics.refusedFast.Add(1)
+	l.tally.Refused(shut.outcome)
 	return true
 }
 

@@ -7,14 +7,18 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/admission"
+	"levee/internal/gate"
+	"levee/internal/tally"
 )
 
 // live is a sale that this node sells: its terms, its gate and its switch. The hot path holds nothing else.
 type live struct {
 	public string // the sale's public id
 	view   atomic.Pointer[Sale]
-	gate   *memoryGate
-	sw     sellSwitch
+	gate   *gate.Memory
+	sw     *gate.Switch[refusal]
+	tally  tally.Sale
 
 	late   sync.Mutex                           // guards waited
 	waited map[levee.ReservationID]levee.UserID // unsettled takings whose buyer was answered 202
@@ -23,75 +27,43 @@ type live struct {
 	settling      bool // a settler runs; guarded by Service.mu
 }
 
-// sellSwitch is what refuses the losers: one atomic load. nil means "go and ask the gate".
-//
-// It is shut by the first refusal for lack of stock (or the next tick after the last unit) and by the clock, and lifted when stock
-// comes back. A refusal carries the
-// epoch of the gate at which it was decided; the gate's epoch rises when stock returns, so a late "sold out" cannot shut a
-// sale that has stock again.
-type sellSwitch struct {
-	shut  atomic.Pointer[refusal]
-	mu    sync.Mutex // guards epoch and serialises changes of shut
-	epoch uint64
-}
-
-// soldOut shuts the switch if no stock came back since the epoch.
-func (sw *sellSwitch) soldOut(epoch uint64) {
-	sw.mu.Lock()
-	defer sw.mu.Unlock()
-	if epoch >= sw.epoch && sw.shut.Load() == nil {
-		sw.epoch = epoch
-		sw.shut.Store(refusalSoldOut)
-	}
-}
-
-// lift opens a switch that is shut for lack of stock, from the epoch on.
-func (sw *sellSwitch) lift(epoch uint64) {
-	sw.mu.Lock()
-	defer sw.mu.Unlock()
-	if epoch > sw.epoch {
-		sw.epoch = epoch
-	}
-	if sw.shut.Load() == refusalSoldOut {
-		sw.shut.Store(nil)
-	}
-}
-
-// set puts the switch to what state and clock say; r nil leaves a "sold out" alone.
-func (sw *sellSwitch) set(r *refusal) {
-	sw.mu.Lock()
-	defer sw.mu.Unlock()
-	if now := sw.shut.Load(); r != nil || (now != nil && now != refusalSoldOut) {
-		sw.shut.Store(r)
-	}
-}
-
 // refreshSwitch sets the switch to what terms, clock and gate say at this moment.
 func (l *live) refreshSwitch(now time.Time) {
 	v := l.view.Load()
 	r := v.refusalAt(now)
-	l.sw.set(r)
+	l.sw.Set(r)
 	if r == nil {
-		switch n := l.gate.move(0, 0, 0); {
+		switch n := l.gate.Numbers(); {
 		case n.Warm && n.Remaining > 0:
-			l.sw.lift(n.Epoch)
+			l.sw.Lift(n.Epoch)
 		case n.Warm:
-			l.sw.soldOut(n.Epoch)
+			l.sw.SoldOut(n.Epoch)
 		}
 	}
 }
 
+// phase is what the sale is for whoever looks: an open race without a free unit is sold out.
+func (l *live) phase(v *Sale, now time.Time) Phase {
+	phase := v.PhaseAt(now)
+	if r := l.sw.Refusal(); phase == PhaseOpen && (r == refusalSoldOut || r == refusalForced) {
+		return PhaseSoldOut
+	}
+	return phase
+}
+
 // refusalAt tells what the sale's terms and the clock refuse with, or nil.
 func (v *Sale) refusalAt(now time.Time) *refusal {
-	switch v.PhaseAt(now) {
-	case PhaseDraft:
+	switch phase := v.PhaseAt(now); {
+	case phase == PhaseDraft:
 		return refusalDraft
-	case PhaseUpcoming:
-		return v.upcoming()
-	case PhasePaused:
-		return refusalPaused
-	case PhaseEnded:
+	case phase == PhaseEnded:
 		return refusalEnded
+	case v.Mode == ModeDraw:
+		return refusalDraw
+	case phase == PhaseUpcoming:
+		return v.upcoming()
+	case phase == PhasePaused:
+		return refusalPaused
 	}
 	if v.ForcedSoldOut {
 		return refusalForced
@@ -107,7 +79,7 @@ func (s *Service) bring(v *Sale) *live {
 	old := *s.live.Load()
 	l := old[public]
 	if l == nil {
-		l = &live{public: public, gate: newMemoryGate(s.Config.WaitingMax), waited: map[levee.ReservationID]levee.UserID{}}
+		l = &live{public: public, gate: gate.New(s.Config.WaitingMax), sw: gate.NewSwitch(refusalSoldOut), waited: map[levee.ReservationID]levee.UserID{}}
 		next := make(map[string]*live, len(old)+1)
 		for k, o := range old {
 			next[k] = o
@@ -115,14 +87,30 @@ func (s *Service) bring(v *Sale) *live {
 		next[public] = l
 		l.view.Store(v)
 		s.live.Store(&next)
+		s.watch(l)
 	} else if v.Version >= l.view.Load().Version {
 		l.view.Store(v)
 	}
 	l.refreshSwitch(s.Obs.Clock())
+	s.admit(l)
 	if r := s.run.Load(); r != nil {
 		s.startSettler(r, l)
 	}
 	return l
+}
+
+// admit tells the waiting room the sale's terms as they are now.
+func (s *Service) admit(l *live) {
+	v := l.view.Load()
+	ends := v.EndsAt
+	if v.State == StateEnded && v.UpdatedAt.Before(ends) {
+		ends = v.UpdatedAt
+	}
+	s.Admission.Follow(admission.Window{
+		Sale: v.ID, Public: l.public, Opens: v.StartsAt, Ends: ends, Open: v.State == StateScheduled && !v.ForcedSoldOut,
+		Draw: v.Mode == ModeDraw, Rehearsal: v.Rehearsal, Policy: v.Admission,
+		Free: func() int64 { return l.gate.Numbers().Remaining },
+	})
 }
 
 // startSettler starts the sale's settler unless it runs. The caller holds s.mu.
@@ -147,7 +135,7 @@ func (s *Service) liveByID(sale levee.SaleID) *live {
 // ready reports whether every sale that could sell now is loaded; it names the first that is not.
 func (s *Service) Ready(context.Context) error {
 	for _, l := range *s.live.Load() {
-		if !l.gate.move(0, 0, 0).Warm && l.view.Load().PhaseAt(s.Obs.Clock()) != PhaseEnded {
+		if !l.gate.Numbers().Warm && l.view.Load().PhaseAt(s.Obs.Clock()) != PhaseEnded {
 			return levee.E(levee.CodeUnavailable, "the sale %s is being loaded", l.public)
 		}
 	}

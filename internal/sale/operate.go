@@ -11,131 +11,6 @@ import (
 	"levee/internal/platform/db"
 )
 
-// Terms are what an operator says about a sale. Times are cut to milliseconds.
-type Terms struct {
-	Title     string
-	SKU       levee.SKUID
-	Price     levee.Money
-	Units     int64
-	PerBuyer  int32
-	StartsAt  time.Time
-	EndsAt    time.Time
-	PayWithin time.Duration
-	Admission bool
-	Rehearsal bool
-}
-
-// check names the first term that is not allowed. now is the moment after which a sale must end.
-func (t *Terms) check(now time.Time) error {
-	t.Title = strings.TrimSpace(t.Title)
-	t.StartsAt, t.EndsAt = t.StartsAt.UTC().Truncate(time.Millisecond), t.EndsAt.UTC().Truncate(time.Millisecond)
-	if t.PayWithin == 0 {
-		t.PayWithin = 30 * time.Minute
-	}
-	switch {
-	case t.Title == "" || len(t.Title) > maxTitle || !utf8.ValidString(t.Title):
-		return levee.Invalid("body.title", "1 to 120 bytes of text", t.Title)
-	case t.SKU <= 0:
-		return levee.Invalid("body.sku", "the id of a SKU", "")
-	case t.Price.Minor < 0 || t.Price.Minor > 1e15:
-		return levee.Invalid("body.price.amount", "0 to 1000000000000000 minor units", t.Price.Minor)
-	case len(t.Price.Currency) != 3 || strings.ToUpper(t.Price.Currency) != t.Price.Currency:
-		return levee.Invalid("body.price.currency", "an ISO 4217 code such as CNY", t.Price.Currency)
-	case t.Units < 1 || t.Units > maxUnits:
-		return levee.Invalid("body.units", "1 to 100000000", t.Units)
-	case t.PerBuyer < 1 || t.PerBuyer > maxPerBuyer:
-		return levee.Invalid("body.per_buyer", "1 to 1000", t.PerBuyer)
-	case t.StartsAt.Year() < 2000 || t.StartsAt.Year() > 2200:
-		return levee.Invalid("body.starts_at", "a time between the years 2000 and 2200", t.StartsAt.Format(time.RFC3339))
-	case !t.EndsAt.After(t.StartsAt):
-		return levee.Invalid("body.ends_at", "later than starts_at", t.EndsAt.Format(time.RFC3339))
-	case !t.EndsAt.After(now):
-		return levee.Invalid("body.ends_at", "in the future", t.EndsAt.Format(time.RFC3339))
-	case t.EndsAt.Sub(t.StartsAt) > 366*24*time.Hour:
-		return levee.Invalid("body.ends_at", "at most 366 days after starts_at", t.EndsAt.Format(time.RFC3339))
-	case t.PayWithin < minPayWithin || t.PayWithin > maxPayWithin:
-		return levee.Invalid("body.pay_within_seconds", "10 to 604800 seconds", int64(t.PayWithin/time.Second))
-	}
-	return nil
-}
-
-// CreateTx makes a draft. It fails with CodeInvalid on a term that is not allowed and CodeNotFound for an unknown SKU.
-func (s *Service) CreateTx(ctx context.Context, tx *db.Tx, t Terms, actor levee.Actor) (*Sale, error) {
-	now := s.Obs.Clock().UTC().Truncate(time.Microsecond)
-	if err := t.check(now); err != nil {
-		return nil, err
-	}
-	sku, err := s.Catalog.SKUByID(ctx, t.SKU)
-	if err != nil {
-		return nil, err
-	}
-	number, err := s.IDs.Next()
-	if err != nil {
-		return nil, err
-	}
-	v := &Sale{
-		ID: levee.SaleID(number), Title: t.Title, Product: sku.Product, SKU: t.SKU, Price: t.Price, Units: t.Units, PerBuyer: t.PerBuyer,
-		StartsAt: t.StartsAt, EndsAt: t.EndsAt, PayWithin: t.PayWithin, State: StateDraft, Admission: t.Admission, Rehearsal: t.Rehearsal,
-		Version: 1, CreatedBy: actor.User, CreatedAt: now, UpdatedAt: now,
-	}
-	if err := s.insertSaleTx(ctx, tx, v); err != nil {
-		return nil, err
-	}
-	return v, s.actTx(ctx, tx, v.ID, Act{Act: "create", Units: v.Units, Actor: actor.User})
-}
-
-// Change replaces the terms of a sale that version names. A draft takes any; a scheduled one before its start all but SKU and
-// units; one that has started only title, end and limit. It fails with CodeInvalid or CodeConflict.
-func (s *Service) Change(ctx context.Context, sale levee.SaleID, version int64, t Terms, actor levee.Actor) (v *Sale, err error) {
-	err = s.DB.Tx(ctx, "sale.change", func(ctx context.Context, tx *db.Tx) error {
-		v, err = s.changeTx(ctx, tx, sale, version, t, actor)
-		return err
-	})
-	return v, err
-}
-
-func (s *Service) changeTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, version int64, t Terms, actor levee.Actor) (*Sale, error) {
-	return s.act(ctx, tx, sale, func(v *Sale) (Act, error) {
-		now := s.Obs.Clock()
-		if v.Version != version {
-			return Act{}, levee.E(levee.CodeConflict, "the sale was changed by somebody else: it is at version %d, not %d", v.Version, version)
-		}
-		if v.State == StateEnded {
-			return Act{}, levee.E(levee.CodeConflict, "an ended sale cannot be changed")
-		}
-		if err := t.check(now); err != nil {
-			return Act{}, err
-		}
-		if v.State != StateDraft {
-			if t.SKU != v.SKU || t.Units != v.Units || t.Rehearsal != v.Rehearsal {
-				return Act{}, levee.E(levee.CodeConflict, "sku, units and rehearsal are fixed once a sale is scheduled; top up or withdraw units instead")
-			}
-			stock, err := s.stockTx(ctx, tx, sale)
-			if err != nil {
-				return Act{}, err
-			}
-			// A clock that stepped back does not undo what was sold.
-			started := !now.Before(v.StartsAt) || stock.Reserved+stock.Sold > 0
-			if started && (t.Price != v.Price || !t.StartsAt.Equal(v.StartsAt) || t.Admission != v.Admission) {
-				return Act{}, levee.E(levee.CodeConflict, "price, starts_at and admission are fixed once a sale has started")
-			}
-			if started && t.PerBuyer < v.PerBuyer {
-				// Who holds more already would be over a limit that he never broke.
-				return Act{}, levee.E(levee.CodeConflict, "per_buyer can only be raised once a sale has started, it is %d", v.PerBuyer)
-			}
-		} else {
-			sku, err := s.Catalog.SKUByID(ctx, t.SKU)
-			if err != nil {
-				return Act{}, err
-			}
-			v.SKU, v.Product = t.SKU, sku.Product
-		}
-		v.Title, v.Price, v.Units, v.PerBuyer = t.Title, t.Price, t.Units, t.PerBuyer
-		v.StartsAt, v.EndsAt, v.PayWithin, v.Admission = t.StartsAt, t.EndsAt, t.PayWithin, t.Admission
-		return Act{Act: "change", Actor: actor.User}, nil
-	})
-}
-
 // Command is what an operator tells a sale to do, and why.
 type Command struct {
 	Act    string // one of Acts
@@ -225,6 +100,15 @@ func (s *Service) act(ctx context.Context, tx *db.Tx, sale levee.SaleID, change 
 	if err := s.Events.Emit(ctx, tx, StateChanged{Sale: sale, State: v.State, Version: v.Version, At: v.UpdatedAt}); err != nil {
 		return nil, err
 	}
+	switch done.Act {
+	case "top_up":
+		err = s.freeTx(ctx, tx, v, done.Units, 0, 0)
+	case "resume":
+		err = s.freeTx(ctx, tx, v, 0, 0, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
 	tx.AtCommit(func() { s.follow(v) })
 	tx.AfterCommit(func() {
 		s.log.Info("a sale was changed", "sale", s.ref(sale), "act", done.Act, "units", done.Units, "reason", done.Reason,
@@ -239,7 +123,7 @@ func (s *Service) follow(v *Sale) {
 		return
 	}
 	l := s.bring(v)
-	l.gate.limit(v.PerBuyer)
+	l.gate.SetLimit(v.PerBuyer)
 	l.refreshSwitch(s.Obs.Clock())
 }
 
@@ -255,7 +139,7 @@ func (s *Service) scheduleTx(ctx context.Context, tx *db.Tx, v *Sale, done Act) 
 	if err := s.offerTx(ctx, tx, v, v.Units, done.Actor, done.Reason); err != nil {
 		return err
 	}
-	tx.AtCommit(func() { s.bring(v).gate.load(v.Units, v.PerBuyer, nil) })
+	tx.AtCommit(func() { s.bring(v).gate.Load(v.Units, v.PerBuyer, nil) })
 	return nil
 }
 
@@ -273,16 +157,13 @@ func (s *Service) restockTx(ctx context.Context, tx *db.Tx, v *Sale, done Act) e
 		if stock.Offered+units > maxUnits {
 			return levee.Invalid("body.units", "at most "+strconv.FormatInt(maxUnits-stock.Offered, 10), units)
 		}
-		err = s.offerTx(ctx, tx, v, units, done.Actor, done.Reason)
-	} else {
-		if stock.Remaining < units {
-			return levee.E(levee.CodeOutOfStock, "%d units are free, %d cannot be withdrawn", stock.Remaining, units)
-		}
-		err = s.withdrawTx(ctx, tx, v, units, done.Actor, done.Reason)
-		units = -units
+		return s.offerTx(ctx, tx, v, units, done.Actor, done.Reason)
 	}
-	tx.AtCommit(func() { s.gateMove(v.ID, units, 0, 0) })
-	return err
+	if stock.Remaining < units {
+		return levee.E(levee.CodeOutOfStock, "%d units are free, %d cannot be withdrawn", stock.Remaining, units)
+	}
+	tx.AtCommit(func() { s.gateMove(v.ID, -units, 0, 0) })
+	return s.withdrawTx(ctx, tx, v, units, done.Actor, done.Reason)
 }
 
 // endTx closes a sale for good and gives what is free back to the catalog. Reservations live on until they are paid or expire;
@@ -327,7 +208,7 @@ func (s *Service) BuyFor(ctx context.Context, sale levee.SaleID, buyer levee.Act
 		return errNoSale
 	}
 	_, err := s.Buy(ctx, l, Wish{Buyer: buyer, Quantity: quantity, Key: key,
-		Admission: s.tokens.issue(sale, buyer.User, s.Obs.Clock().Add(time.Minute))})
+		Admission: s.Admission.Issue(sale, buyer.User, s.Obs.Clock().Add(time.Minute))})
 	return err
 }
 
@@ -339,7 +220,7 @@ func (s *Service) Phases(ctx context.Context) (map[string]string, error) {
 	}
 	phases := map[string]string{}
 	for _, v := range list {
-		view := s.view(ctx, v)
+		view := s.View(ctx, v)
 		phase := view.Phase
 		if st, err := s.stockOf(ctx, v.ID); err == nil && phase == string(PhaseOpen) && st.Remaining == 0 {
 			phase = "sold_out"

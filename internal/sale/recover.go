@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
 
@@ -40,7 +41,7 @@ func (s *Service) loadGate(ctx context.Context, l *live) error {
 		}
 		buyers = len(holdings)
 		tx.AtCommit(func() {
-			l.gate.load(stock.Remaining, v.PerBuyer, holdings)
+			l.gate.Load(stock.Remaining, v.PerBuyer, holdings)
 			if v.Version >= l.view.Load().Version {
 				l.view.Store(v)
 			}
@@ -61,7 +62,7 @@ type Account struct {
 	Stock        Stock
 	Reservations map[ReservationState]Sum
 	Ledger       map[string]int64
-	Gate         gateNumbers
+	Gate         gate.Numbers
 	// OverLimit counts buyers who hold more than they may: always 0.
 	OverLimit int64
 	inGate    int64 // what the gate must count: SQL's remaining at the moment of Gate
@@ -124,7 +125,7 @@ func (s *Service) compareGate(ctx context.Context, a *Account) error {
 		if err != nil {
 			return err
 		}
-		tx.AtCommit(func() { a.Gate, a.inGate = l.gate.move(0, 0, 0), stock.Remaining })
+		tx.AtCommit(func() { a.Gate, a.inGate = l.gate.Numbers(), stock.Remaining })
 		return nil
 	})
 }
@@ -213,7 +214,7 @@ type Readiness struct {
 	Phase    Phase
 	Warm     bool
 	Stock    Stock
-	Gate     gateNumbers
+	Gate     gate.Numbers
 	Problems []string
 }
 
@@ -232,7 +233,7 @@ func (s *Service) CheckReady(ctx context.Context, sale levee.SaleID) (*Readiness
 	case !a.GateAgrees():
 		r.Problems = append(r.Problems, "the gate's stock differs from SQL's")
 	}
-	if a.Stock.Remaining == 0 && (r.Phase == PhaseOpen || r.Phase == PhaseUpcoming) {
+	if a.Stock.Remaining == 0 && (r.Phase == PhaseOpen || r.Phase == PhaseUpcoming || r.Phase == PhaseEntry) {
 		r.Problems = append(r.Problems, "no unit is free")
 	}
 	if run := s.run.Load(); run == nil {

@@ -5,21 +5,27 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
+	"levee/internal/tally"
 )
 
 // refusal is a no that is the same for everybody, made once so that a loser costs nothing to answer.
 type refusal struct {
-	err    *levee.Error
-	answer *answer
+	err     *levee.Error
+	answer  *answer
+	outcome tally.Outcome
 }
 
-func newRefusal(err *levee.Error) *refusal { return &refusal{err: err, answer: newAnswer(err)} }
+func newRefusal(err *levee.Error) *refusal {
+	return &refusal{err: err, answer: newAnswer(err), outcome: tally.Of(err)}
+}
 
 var (
 	refusalSoldOut = newRefusal(levee.E(levee.CodeSoldOut, "every unit is taken; one may come back until the sale ends"))
 	refusalForced  = newRefusal(levee.E(levee.CodeSoldOut, "every unit is taken"))
 	refusalPaused  = newRefusal(levee.E(levee.CodePaused, "the sale is paused; it goes on shortly").After(3 * time.Second))
 	refusalEnded   = newRefusal(levee.E(levee.CodeEnded, "the sale is over"))
+	refusalDraw    = newRefusal(levee.E(levee.CodeDrawOnly, "the units of this sale are given by a draw; enter it instead"))
 	refusalDraft   = newRefusal(levee.E(levee.CodeNotFound, "there is no such sale"))
 	refusalCold    = newRefusal(levee.E(levee.CodeNotWarmed, "the sale is being loaded; ask again in a second").After(time.Second))
 )
@@ -50,11 +56,11 @@ const (
 
 func newRefusals() *refusals { return &refusals{why: map[levee.ReservationID]refused{}} }
 
-func (r *refusals) keep(id levee.ReservationID, o outcome, now time.Time) {
+func (r *refusals) keep(id levee.ReservationID, o gate.Outcome, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.why) < refusalsAtMost {
-		r.why[id] = refused{err: o.err, existing: o.existing, until: now.Add(refusalKept)}
+		r.why[id] = refused{err: o.Err, existing: o.Existing, until: now.Add(refusalKept)}
 	}
 }
 
@@ -75,25 +81,22 @@ func (r *refusals) sweep(now time.Time) {
 }
 
 // settledLate keeps a refusal for a buyer who was answered 202, and tells his page.
-func (s *Service) settledLate(l *live, t *taking) {
+func (s *Service) settledLate(l *live, t *gate.Taking) {
 	place := "ordered"
-	if t.result.err != nil {
+	if t.Result.Err != nil {
 		place = "refused"
 	}
-	if t.result != (outcome{}) {
-		s.refuse.keep(t.id, t.result, s.Obs.Clock())
+	if t.Result != (gate.Outcome{}) {
+		s.refuse.keep(t.ID, t.Result, s.Obs.Clock())
 	}
-	public := s.Sealer.Seal(levee.KindReservation, int64(t.id))
+	public := s.Sealer.Seal(levee.KindReservation, int64(t.ID))
 	s.Push.Publish("reservation:"+public, "reservation", []byte(`{"reservation":"`+public+`","place":"`+place+`"}`))
 }
 
 // publish tells the pages of a sale when its phase changes.
 func (s *Service) publish(l *live, now time.Time) {
 	v := l.view.Load()
-	phase := string(v.PhaseAt(now))
-	if r := l.sw.shut.Load(); phase == string(PhaseOpen) && (r == refusalSoldOut || r == refusalForced) {
-		phase = "sold_out"
-	}
+	phase := string(l.phase(v, now))
 	if last := l.lastPublished.Load(); last != nil && *last == phase {
 		return
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
+	"levee/internal/tally"
 )
 
 // source is the room as order sees it: where an order's units came from, and where they go back to.
@@ -47,11 +49,13 @@ func (s *Service) giveBackTx(ctx context.Context, tx *db.Tx, o order.Order, from
 	if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: kind, units: units, reservation: r.ID, actor: actor, reason: short(reason)}); err != nil {
 		return err
 	}
+	if from == Reserved {
+		tx.AtCommit(func() { s.count(r.Sale, (*tally.Sale).Cancelled) })
+	}
 	if v.State == StateEnded {
 		return s.withdrawTx(ctx, tx, v, units, actor, "given back after the sale's end")
 	}
-	tx.AtCommit(func() { s.gateMove(r.Sale, units, r.Buyer, -r.Quantity) })
-	return nil
+	return s.freeTx(ctx, tx, v, units, r.Buyer, -r.Quantity)
 }
 
 // SoldTx marks the units of a paid order as sold.
@@ -71,6 +75,7 @@ func (src *source) SoldTx(ctx context.Context, tx *db.Tx, o order.Order) error {
 	if err := s.sellStockTx(ctx, tx, r.Sale, int64(r.Quantity)); err != nil {
 		return err
 	}
+	tx.AtCommit(func() { s.count(r.Sale, (*tally.Sale).Paid) })
 	return s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: movedSold, units: int64(r.Quantity), reservation: r.ID, actor: levee.ActorFrom(ctx).User})
 }
 
@@ -86,7 +91,7 @@ func (src *source) ReviveTx(ctx context.Context, tx *db.Tx, o order.Order) (bool
 	if err != nil {
 		return false, err
 	}
-	held, err := s.heldBy(ctx, tx, r.Sale, []*taking{{attempt: attempt{buyer: r.Buyer}}})
+	held, err := s.heldBy(ctx, tx, r.Sale, []*gate.Taking{{Attempt: gate.Attempt{Buyer: r.Buyer}}})
 	if err != nil {
 		return false, err
 	}
@@ -116,7 +121,10 @@ func (src *source) ReviveTx(ctx context.Context, tx *db.Tx, o order.Order) (bool
 			return false, err
 		}
 	}
-	tx.AtCommit(func() { s.gateMove(r.Sale, -units, r.Buyer, r.Quantity) })
+	tx.AtCommit(func() {
+		s.gateMove(r.Sale, -units, r.Buyer, r.Quantity)
+		s.count(r.Sale, (*tally.Sale).Paid)
+	})
 	return true, nil
 }
 
@@ -127,18 +135,6 @@ func (src *source) RefundedTx(ctx context.Context, tx *db.Tx, o order.Order, shi
 		return nil
 	}
 	return (*Service)(src).giveBackTx(ctx, tx, o, Sold, movedReturned, "refunded before it was shipped")
-}
-
-// gateMove follows in memory what SQL committed, and lifts the switch when stock came back.
-func (s *Service) gateMove(sale levee.SaleID, units int64, buyer levee.UserID, held int32) {
-	l := s.liveByID(sale)
-	if l == nil {
-		return
-	}
-	n := l.gate.move(units, buyer, held)
-	if units > 0 {
-		l.sw.lift(n.Epoch)
-	}
 }
 
 // withdrawTx takes free units out of the sale and gives them back to the catalog (a rehearsal has taken none from there).

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/catalog"
 	"levee/internal/order"
 	"levee/internal/platform/db"
@@ -21,6 +22,7 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
+	"levee/internal/tally"
 )
 
 //go:embed schema/*.sql
@@ -40,8 +42,6 @@ type Config struct {
 	// WaitingMax is the most purchases that may wait for settlement, per sale; beyond it buyers get 503 and nothing is taken.
 	// Default 20000, allowed 1 to 1000000. It bounds memory and the longest wait.
 	WaitingMax int
-	// AdmissionFor is how long an admission token is valid. Default 15 min, allowed 10 s to 24 h.
-	AdmissionFor time.Duration
 	// ReconcileEvery is how often each live sale is proved against SQL. Default 30 s, allowed 1 s to 1 h.
 	ReconcileEvery time.Duration
 }
@@ -54,7 +54,6 @@ func (c *Config) fill() error {
 		min, max time.Duration
 	}{
 		{"sale.hold_for", &c.HoldFor, 2 * time.Second, 50 * time.Millisecond, 30 * time.Second},
-		{"sale.admission_for", &c.AdmissionFor, 15 * time.Minute, 10 * time.Second, 24 * time.Hour},
 		{"sale.reconcile_every", &c.ReconcileEvery, 30 * time.Second, time.Second, time.Hour},
 	} {
 		if *f.v == 0 {
@@ -79,23 +78,23 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// Deps is what the room is built from. AdmissionKey signs admission tokens (32 bytes, secret).
+// Deps is what the room is built from.
 type Deps struct {
-	DB      *db.DB
-	IDs     *id.Generator
-	Sealer  *id.Sealer
-	Obs     *obs.Obs
-	Events  *event.Bus
-	Push    *push.Hub
-	Catalog *catalog.Service
-	Orders  *order.Service
+	DB        *db.DB
+	IDs       *id.Generator
+	Sealer    *id.Sealer
+	Obs       *obs.Obs
+	Events    *event.Bus
+	Push      *push.Hub
+	Catalog   *catalog.Service
+	Orders    *order.Service
+	Admission *admission.Service
+	// Tally shows the numbers of sales to their operators; nil where nobody looks.
+	Tally *tally.Service
 	// Authenticate verifies an access token without touching a database in the common case: the sold-out path calls it for
 	// every loser.
 	Authenticate func(token string) (levee.Actor, error)
-	// RehearsalTokens issues access tokens for invented buyers.
-	RehearsalTokens func(ctx context.Context, n int, ttl time.Duration, yield func(levee.UserID, string) error) error
-	AdmissionKey    []byte
-	Config          Config
+	Config       Config
 }
 
 // Service is the room.
@@ -103,7 +102,6 @@ type Service struct {
 	Deps
 	log     *slog.Logger
 	metrics *metrics
-	tokens  *admissions
 
 	mu     sync.Mutex                       // serialises changes of the map of live sales
 	live   atomic.Pointer[map[string]*live] // by public id, replaced as a whole: the hot path reads it without a lock
@@ -111,6 +109,9 @@ type Service struct {
 	joined sync.WaitGroup                   // settlers
 	fault  func(step string) error          // set by tests only: what fails or dies at a named step
 	refuse *refusals                        // refusals of reservations that were answered 202
+
+	onFree      func(ctx context.Context, tx *db.Tx, v *Sale) error // set before Warm
+	lineNumbers func(levee.SaleID) (waiting, offered int64)         // set before Run
 }
 
 type runner struct{ ctx context.Context }
@@ -150,11 +151,24 @@ const (
 	PhaseDraft    Phase = "draft"
 	PhaseUpcoming Phase = "upcoming"
 	PhaseOpen     Phase = "open"
+	PhaseSoldOut  Phase = "sold_out" // of an open race, while no unit is free
+	PhaseEntry    Phase = "entry"    // of a draw: entries are taken
+	PhaseDrawn    Phase = "drawn"    // of a draw: its moment has passed
 	PhasePaused   Phase = "paused"
 	PhaseEnded    Phase = "ended"
 )
 
-// Sale is one sale's terms. Times are UTC, units and limits are counts.
+// Mode is how a sale's units are given.
+type Mode string
+
+// The modes. In a race units are taken, first come, first served; in a draw they are given by lot to those who entered.
+const (
+	ModeRace Mode = "race"
+	ModeDraw Mode = "draw"
+)
+
+// Sale is one sale's terms. Times are UTC, units and limits are counts. What the room hands out may be shared by all who read it and
+// must not be changed.
 type Sale struct {
 	ID            levee.SaleID
 	Title         string
@@ -168,8 +182,15 @@ type Sale struct {
 	PayWithin     time.Duration
 	State         State
 	ForcedSoldOut bool
-	// Admission tells whether a purchase needs an admission token.
-	Admission bool
+	Mode          Mode
+	// DrawAt is when a draw takes no more entries and is drawn; zero for a race.
+	DrawAt time.Time
+	// WaitingList tells whether buyers may wait for units that come back. A draw always has one.
+	WaitingList bool
+	// Admission is what stands before the sale.
+	Admission admission.Policy
+	// TokenNeeded tells whether a purchase needs an admission token.
+	TokenNeeded bool
 	// Rehearsal sales sell to invented buyers only, take no stock from the catalog, and are left out of the public lists.
 	Rehearsal bool
 	Version   int64
@@ -201,8 +222,12 @@ func (s *Sale) PhaseAt(now time.Time) Phase {
 		return PhasePaused
 	case now.Before(s.StartsAt):
 		return PhaseUpcoming
+	case s.Mode != ModeDraw:
+		return PhaseOpen
+	case now.Before(s.DrawAt):
+		return PhaseEntry
 	}
-	return PhaseOpen
+	return PhaseDrawn
 }
 
 // Stock is a sale's account by SQL: offered - withdrawn = remaining + reserved + sold.
@@ -264,12 +289,9 @@ func New(d Deps) (*Service, error) {
 	if err := d.Config.fill(); err != nil {
 		return nil, err
 	}
-	tokens, err := newAdmissions(d.AdmissionKey)
-	if err != nil {
-		return nil, err
-	}
-	s := &Service{Deps: d, log: d.Obs.Named("sale"), metrics: newMetrics(d.Obs), tokens: tokens, refuse: newRefusals()}
+	s := &Service{Deps: d, log: d.Obs.Named("sale"), refuse: newRefusals()}
 	s.live.Store(&map[string]*live{})
+	s.metrics = newMetrics(d.Obs, s.refusedFast)
 	d.Orders.AddSource(sourceSale, (*source)(s))
 	d.Orders.AddSource(sourceRehearsal, (*source)(s))
 	return s, nil
@@ -333,6 +355,5 @@ func (s *Service) housekeep(ctx context.Context) {
 		}
 		s.publish(l, now)
 	}
-	s.metrics.flushRefusals(s.log)
 	s.refuse.sweep(now)
 }

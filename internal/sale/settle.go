@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 )
@@ -12,7 +13,7 @@ import (
 // settleLoop settles the sale's takings in batches: while one batch commits, the next gathers. When ctx ends it settles what
 // is left, because the gate admits nobody after the server has drained.
 func (s *Service) settleLoop(ctx context.Context, l *live) {
-	deliveries := make(chan []*taking, 2)
+	deliveries := make(chan []*gate.Taking, 2)
 	delivered := make(chan struct{})
 	go func() {
 		// Waking hundreds of buyers takes as long as their inserts do, so it runs beside the next batch.
@@ -23,16 +24,16 @@ func (s *Service) settleLoop(ctx context.Context, l *live) {
 	}()
 	work := context.WithoutCancel(ctx)
 	for {
-		batch := l.gate.next(s.Config.BatchMax)
+		batch := l.gate.Next(s.Config.BatchMax)
 		if batch != nil {
 			s.settleBatch(work, l, batch)
 			deliveries <- batch
 			continue
 		}
 		select {
-		case <-l.gate.wake:
+		case <-l.gate.Wake():
 		case <-ctx.Done():
-			if batch := l.gate.next(s.Config.BatchMax); batch != nil {
+			if batch := l.gate.Next(s.Config.BatchMax); batch != nil {
 				s.settleBatch(work, l, batch)
 				deliveries <- batch
 				continue
@@ -46,23 +47,38 @@ func (s *Service) settleLoop(ctx context.Context, l *live) {
 
 // deliver signals the batch's buyers, and keeps refusals for those who were answered 202 before. Both happen under one lock: a
 // buyer at his bound marks himself either before, and is seen here, or after, and sees the signal.
-func (s *Service) deliver(l *live, batch []*taking) {
+func (s *Service) deliver(l *live, batch []*gate.Taking) {
+	s.spend(l, batch)
 	l.late.Lock()
 	defer l.late.Unlock()
 	if len(l.waited) > 0 {
 		for _, t := range batch {
-			if _, ok := l.waited[t.id]; ok {
-				delete(l.waited, t.id)
+			if _, ok := l.waited[t.ID]; ok {
+				delete(l.waited, t.ID)
 				s.settledLate(l, t)
+				l.tally.End(outcomeOf(t.Result))
 			}
 		}
 	}
-	l.gate.signal(batch)
+	l.gate.Signal(batch)
+}
+
+// spend tells the waiting room who is done with his admission: he won, or may not take more.
+func (s *Service) spend(l *live, batch []*gate.Taking) {
+	v := l.view.Load()
+	if !v.Admission.Room {
+		return
+	}
+	for _, t := range batch {
+		if t.Result.Err == nil || levee.CodeOf(t.Result.Err) == levee.CodeLimitReached {
+			s.Admission.Spent(v.ID, t.Buyer)
+		}
+	}
 }
 
 // settleBatch asks SQL for its word on a batch and sets each taking's result. An error whose outcome is not known is looked
 // up by reservation id until SQL answers: nothing is undone blindly, and no buyer is told a guess.
-func (s *Service) settleBatch(ctx context.Context, l *live, batch []*taking) {
+func (s *Service) settleBatch(ctx context.Context, l *live, batch []*gate.Taking) {
 	started := time.Now()
 	err := s.settleOnce(ctx, l, batch)
 	for wait := 10 * time.Millisecond; err != nil; wait = min(2*wait, time.Second) {
@@ -79,27 +95,38 @@ func (s *Service) settleBatch(ctx context.Context, l *live, batch []*taking) {
 }
 
 // resolveUnknown ends a batch whose commit was not answered: what SQL holds is won, the rest took nothing.
-func (s *Service) resolveUnknown(l *live, batch []*taking, found map[levee.ReservationID]bool, cause error) {
+func (s *Service) resolveUnknown(l *live, batch []*gate.Taking, found map[levee.ReservationID]bool, cause error) {
 	refused := levee.E(levee.CodeUnavailable, "the purchase could not be written; nothing was taken").After(time.Second).Because(cause)
 	for _, t := range batch {
-		t.result = outcome{}
-		if !found[t.id] {
-			t.result.err = refused
+		t.Result = gate.Outcome{}
+		if !found[t.ID] {
+			t.Result.Err = refused
 		}
 	}
 	s.accountFor(l, batch)
 }
 
-// accountFor gives what was refused back to the gate.
-func (s *Service) accountFor(l *live, batch []*taking) {
-	if freed := l.gate.settle(batch); freed > 0 {
-		l.sw.lift(l.gate.move(0, 0, 0).Epoch)
+// accountFor gives what was refused back to the gate, and counts what was won.
+func (s *Service) accountFor(l *live, batch []*gate.Taking) {
+	won := 0
+	for _, t := range batch {
+		if !t.Result.Refused() {
+			won++
+		}
+	}
+	l.tally.Settled(won)
+	if l.gate.Settle(batch) == 0 {
+		return
+	}
+	// What came back may have been given out of turn meanwhile: then the gate has nothing to sell, and the switch stays shut.
+	if n := l.gate.Numbers(); n.Remaining > 0 {
+		l.sw.Lift(n.Epoch)
 	}
 }
 
 // settleOnce is one transaction: stock by condition, reservations, orders, ledger and event, all or nothing. The gate's
 // account follows in the commit's own order (AtCommit), so a gate that is loaded meanwhile counts nothing twice.
-func (s *Service) settleOnce(ctx context.Context, l *live, batch []*taking) error {
+func (s *Service) settleOnce(ctx context.Context, l *live, batch []*gate.Taking) error {
 	var lost error
 	err := s.DB.Tx(ctx, "sale.settle", func(ctx context.Context, tx *db.Tx) error {
 		if err := s.settleTx(ctx, tx, l.view.Load().ID, batch); err != nil {
@@ -119,7 +146,7 @@ func (s *Service) settleOnce(ctx context.Context, l *live, batch []*taking) erro
 }
 
 // settleTx takes stock for a batch in the order of arrival and writes what was won. The results of all takings are set.
-func (s *Service) settleTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, batch []*taking) error {
+func (s *Service) settleTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, batch []*gate.Taking) error {
 	v, stock, err := s.lockSale(ctx, tx, sale)
 	if err != nil {
 		return err
@@ -131,87 +158,135 @@ func (s *Service) settleTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, ba
 	if err := s.step("settle.after_read"); err != nil {
 		return err
 	}
-	won, units := s.judge(v, stock, held, batch)
+	won, units := s.judge(judgement{v: v, stock: stock, held: held, refused: v.noSettlement()}, batch)
 	if len(won) == 0 {
 		return nil
 	}
-	if err := s.takeStockTx(ctx, tx, sale, units); err != nil {
+	return s.writeWonTx(ctx, tx, v, winners{won: won, units: units, at: s.Obs.Clock()})
+}
+
+// winners are takings that a judgement let have their units, and how their orders are written.
+type winners struct {
+	won    []*gate.Taking
+	units  int64 // of all
+	at     time.Time
+	within map[levee.ReservationID]time.Duration // times to pay that are not the sale's
+	reason string                                // for the ledger
+}
+
+// writeWonTx writes what was won: stock by condition, reservations, orders, one row of the ledger and the event.
+func (s *Service) writeWonTx(ctx context.Context, tx *db.Tx, v *Sale, w winners) error {
+	if err := s.takeStockTx(ctx, tx, v.ID, w.units); err != nil {
 		return err
 	}
 	if err := s.step("settle.after_stock"); err != nil {
 		return err
 	}
-	now := s.Obs.Clock()
-	if err := s.insertReservationsTx(ctx, tx, sale, won, now); err != nil {
+	if err := s.insertReservationsTx(ctx, tx, v.ID, w.won, w.at); err != nil {
 		return err
 	}
 	if err := s.step("settle.after_reservations"); err != nil {
 		return err
 	}
-	if err := s.Orders.CreateManyTx(ctx, tx, s.newOrders(v, won, now)); err != nil {
+	if err := s.Orders.CreateManyTx(ctx, tx, s.newOrders(v, w)); err != nil {
 		return err
 	}
 	if err := s.step("settle.after_orders"); err != nil {
 		return err
 	}
-	return s.ledgerTx(ctx, tx, movement{sale: sale, kind: movedReserved, units: units, reservation: won[0].id})
+	return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedReserved, units: w.units, reservation: w.won[0].ID, reason: w.reason})
 }
 
-// judge decides each taking by what SQL holds: SQL has the last word on state, stock, limit and key.
-func (s *Service) judge(v *Sale, stock Stock, held map[levee.UserID][]Reservation, batch []*taking) (won []*taking, units int64) {
-	var refused error
+// noSettlement tells why nothing that the gate has taken can be settled, or nil.
+func (s *Sale) noSettlement() error {
 	switch {
-	case v.State == StateStopped:
-		refused = refusalPaused.err
-	case v.State == StateEnded || v.State == StateDraft:
-		refused = refusalEnded.err
-	case v.ForcedSoldOut:
-		refused = refusalSoldOut.err
+	case s.State == StateStopped:
+		return refusalPaused.err
+	case s.State == StateEnded || s.State == StateDraft:
+		return refusalEnded.err
+	case s.ForcedSoldOut:
+		return refusalSoldOut.err
 	}
-	won = make([]*taking, 0, len(batch))
+	return nil
+}
+
+// judgement is what takings are judged by: what SQL holds.
+type judgement struct {
+	v       *Sale
+	stock   Stock
+	held    map[levee.UserID][]Reservation
+	refused error // for everybody who is not owed his first answer
+	cut     bool  // whoever cannot have all gets what he can have; his key answers for any quantity
+}
+
+// judge decides each taking: SQL has the last word on state, stock, limit and key.
+func (s *Service) judge(j judgement, batch []*gate.Taking) (won []*gate.Taking, units int64) {
+	won = make([]*gate.Taking, 0, len(batch))
 	for _, t := range batch {
-		t.result = outcome{err: refused}
-		mine := held[t.buyer]
+		t.Result = gate.Outcome{Err: j.refused}
+		mine := j.held[t.Buyer]
 		var sum int32
 		for _, r := range mine {
-			if r.key == t.key {
-				t.result = outcome{existing: r.ID}
-				if r.Quantity != t.quantity {
-					t.result = outcome{err: levee.E(levee.CodeIdempotencyMismatch,
-						"this idempotency key was used for a quantity of %d, not %d", r.Quantity, t.quantity)}
+			if r.key == t.Key {
+				t.Result = gate.Outcome{Existing: r.ID}
+				if r.Quantity != t.Quantity && !j.cut {
+					t.Result = gate.Outcome{Err: levee.E(levee.CodeIdempotencyMismatch,
+						"this idempotency key was used for a quantity of %d, not %d", r.Quantity, t.Quantity)}
 				}
 			}
 			if r.State != Released {
 				sum += r.Quantity
 			}
 		}
-		if t.result.err != nil || t.result.existing != 0 {
+		if t.Result.Err != nil || t.Result.Existing != 0 {
 			continue
 		}
+		if j.cut {
+			t.Quantity = cut(cut(t.Quantity, int64(j.v.PerBuyer-sum)), j.stock.Remaining-units)
+		}
 		switch {
-		case sum+t.quantity > v.PerBuyer:
-			t.result.err = levee.E(levee.CodeLimitReached, "a buyer may hold %d of this sale", v.PerBuyer)
-		case units+int64(t.quantity) > stock.Remaining:
-			t.result.err = refusalSoldOut.err
+		case sum+t.Quantity > j.v.PerBuyer:
+			t.Result.Err = levee.E(levee.CodeLimitReached, "a buyer may hold %d of this sale", j.v.PerBuyer)
+		case units+int64(t.Quantity) > j.stock.Remaining:
+			t.Result.Err = refusalSoldOut.err
 		default:
-			units += int64(t.quantity)
+			units += int64(t.Quantity)
 			won = append(won, t)
-			held[t.buyer] = append(mine, Reservation{ID: t.id, Quantity: t.quantity, State: Reserved, key: t.key})
+			j.held[t.Buyer] = append(mine, Reservation{ID: t.ID, Quantity: t.Quantity, State: Reserved, key: t.Key})
 		}
 	}
 	return won, units
 }
 
-func (s *Service) newOrders(v *Sale, won []*taking, now time.Time) []order.New {
-	orders := make([]order.New, len(won))
-	lines := make([]order.Line, len(won))
-	payBy := now.Add(v.PayWithin)
+// cut is the quantity, or what there is of it; nothing at all cuts nothing, so that the refusal tells why.
+func cut(quantity int32, most int64) int32 {
+	if most > 0 && int64(quantity) > most {
+		return int32(most)
+	}
+	return quantity
+}
+
+// payBy is until when an order of this moment must be paid; within 0 is the sale's time.
+func payBy(v *Sale, now time.Time, within time.Duration) time.Time {
+	if within == 0 {
+		within = v.PayWithin
+	}
+	return now.Add(within).UTC().Truncate(time.Microsecond)
+}
+
+func (s *Service) newOrders(v *Sale, w winners) []order.New {
+	orders := make([]order.New, len(w.won))
+	lines := make([]order.Line, len(w.won))
+	due := payBy(v, w.at, 0)
 	source := v.source()
-	for i, t := range won {
-		lines[i] = order.Line{SKU: v.SKU, Product: v.Product, Title: v.Title, Quantity: t.quantity, Price: v.Price}
+	for i, t := range w.won {
+		lines[i] = order.Line{SKU: v.SKU, Product: v.Product, Title: v.Title, Quantity: t.Quantity, Price: v.Price}
 		orders[i] = order.New{
-			ID: levee.OrderID(t.id), Buyer: t.buyer, Source: source, SourceRef: int64(v.ID),
-			Lines: lines[i : i+1 : i+1], CreatedAt: now, PayBy: payBy,
+			ID: levee.OrderID(t.ID), Buyer: t.Buyer, Source: source, SourceRef: int64(v.ID),
+			Lines: lines[i : i+1 : i+1], CreatedAt: w.at, PayBy: due,
+		}
+		if d := w.within[t.ID]; d != 0 {
+			orders[i].PayBy = payBy(v, w.at, d)
 		}
 	}
 	return orders

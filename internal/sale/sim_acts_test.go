@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
 
@@ -48,6 +49,9 @@ func (w *world) setActions() {
 		{"clock back", 1, atTop, always, w.clockBack},
 		{"operate", 4, atTop | inside | beside, always, w.operate},
 		{"limit", 2, atTop | inside | beside, always, w.changeLimit},
+		{"join", 5, atTop | inside | beside, always, w.joinLine},
+		{"give", 4, atTop | inside | beside, w.someoneWaits, w.giveLine},
+		{"grant again", 2, atTop | inside | beside, always, w.repeatGrant},
 		{"tick", 5, atTop | inside, always, w.tick},
 		{"reconcile", 3, atTop | inside | beside, always, w.reconcile},
 		{"gate wrong", 0.7, atTop, func() bool { return w.flaw == nil || !w.flaw.trueGate }, w.drift},
@@ -119,7 +123,7 @@ func (w *world) send(b *simBuy) {
 		b.before = true
 	}
 	wish := Wish{Buyer: buyer(b.buyer), Quantity: b.quantity, Key: b.key, Async: b.async}
-	wish.Admission = w.sales.tokens.issue(w.sale, wish.Buyer.User, w.clock.Now().Add(time.Minute))
+	wish.Admission = w.sales.Admission.Issue(w.sale, wish.Buyer.User, w.clock.Now().Add(time.Minute))
 	ctx, cancel := context.WithCancel(context.Background())
 	b.cancel = cancel
 	outer := w.current
@@ -165,7 +169,7 @@ func (w *world) bound() {
 
 // pick is the settler's taking of a batch.
 func (w *world) pick() {
-	if w.inHand = w.l.gate.next(w.cfg.BatchMax); w.inHand != nil {
+	if w.inHand = w.l.gate.Next(w.cfg.BatchMax); w.inHand != nil {
 		w.note("the settler picks up %d", len(w.inHand))
 	}
 }
@@ -200,13 +204,13 @@ func (w *world) settle() {
 	}
 	for _, t := range w.inHand {
 		switch {
-		case t.result.err != nil:
-			w.note("  %d of buyer %d: %v", t.id, int(t.buyer)-1_000_000, t.result.err)
+		case t.Result.Err != nil:
+			w.note("  %d of buyer %d: %v", t.ID, int(t.Buyer)-1_000_000, t.Result.Err)
 			w.count("refused by SQL")
-		case t.result.existing != 0:
-			w.note("  %d of buyer %d: answered before by %d", t.id, int(t.buyer)-1_000_000, t.result.existing)
+		case t.Result.Existing != 0:
+			w.note("  %d of buyer %d: answered before by %d", t.ID, int(t.Buyer)-1_000_000, t.Result.Existing)
 		default:
-			w.note("  %d of buyer %d: won", t.id, int(t.buyer)-1_000_000)
+			w.note("  %d of buyer %d: won", t.ID, int(t.Buyer)-1_000_000)
 		}
 	}
 	w.toDeliver = append(w.toDeliver, w.inHand)
@@ -224,13 +228,13 @@ func (w *world) deliver() {
 }
 
 // hand delivers a batch and waits for the requests that it ends.
-func (w *world) hand(batch []*taking, deliver func(*live, []*taking)) {
+func (w *world) hand(batch []*gate.Taking, deliver func(*live, []*gate.Taking)) {
 	w.note("the settler tells %d", len(batch))
 	var told []*simBuy
 	for _, t := range batch {
-		w.delivered[t.id] = true
+		w.delivered[t.ID] = true
 		for i, b := range w.held {
-			if b.id == t.id {
+			if b.id == t.ID {
 				told = append(told, b)
 				w.held = slices.Delete(w.held, i, i+1)
 				break
@@ -295,10 +299,10 @@ func (w *world) drift() {
 	w.tainted = true
 	n := levee.UserID(1_000_000 + w.r.IntN(w.buyers))
 	held := int32(0)
-	if e := w.l.gate.buyers.find(n); e != nil && e.held > 0 && w.chance(0.5) {
+	if has, _ := w.l.gate.Held(n); has > 0 && w.chance(0.5) {
 		held = -1
 	}
-	w.l.gate.move(units, n, held)
+	w.l.gate.Move(units, n, held)
 }
 
 // tick is the engine's housekeeping.
@@ -309,7 +313,7 @@ func (w *world) tick() {
 
 // reconcile proves the sale and repairs the gate.
 func (w *world) reconcile() {
-	before := w.l.gate.move(0, 0, 0).Epoch
+	before := w.l.gate.Numbers().Epoch
 	var err error
 	loaded := false
 	if w.flaw != nil && w.flaw.load != nil {
@@ -326,7 +330,7 @@ func (w *world) reconcile() {
 	w.lawful("reconcile", err)
 	if w.lost {
 		w.tainted = true // loaded between a commit and its answer: low until the next time
-	} else if loaded || w.mate == nil && w.l.gate.move(0, 0, 0).Epoch != before { // in a shared commit others raise it, too
+	} else if loaded || w.mate == nil && w.l.gate.Numbers().Epoch != before { // in a shared commit others raise it, too
 		w.tainted = false
 	}
 }

@@ -134,6 +134,7 @@ func (w *world) check() {
 	}
 	w.limit, w.sums = b.limit, b.held
 	w.checkGate(b)
+	w.checkLine()
 }
 
 // checkGate compares the gate and the switch with the books.
@@ -141,27 +142,22 @@ func (w *world) checkGate(b *books) {
 	if b.state == StateEnded || !w.warm || w.tainted {
 		return
 	}
-	n := w.l.gate.move(0, 0, 0)
+	n := w.l.gate.Numbers()
 	if !n.Warm || n.Remaining+n.Unsettled != b.Remaining {
 		w.fail("the gate counts %+v, SQL has %d free", n, b.Remaining)
 	}
-	if w.l.sw.shut.Load() == refusalSoldOut && n.Remaining > 0 && n.Epoch > w.soldOut {
+	if w.l.sw.Refusal() == refusalSoldOut && n.Remaining > 0 && n.Epoch > w.soldOut {
 		w.fail("%d units are free and the switch says sold out: decided at epoch %d, it is %d", n.Remaining, w.soldOut, n.Epoch)
 	}
 	g := w.l.gate
 	unsettled := map[levee.UserID]int64{}
-	for _, t := range g.slots {
-		if t != nil {
-			unsettled[t.buyer] += int64(t.quantity)
-		}
+	for _, a := range g.Pending() {
+		unsettled[a.Buyer] += int64(a.Quantity)
 	}
 	for i := range w.buyers {
 		who := buyer(i).User
-		var held int64
-		if e := g.buyers.find(who); e != nil {
-			held = int64(e.held)
-		}
-		if held != b.held[who]+unsettled[who] {
+		held, _ := g.Held(who)
+		if int64(held) != b.held[who]+unsettled[who] {
 			w.fail("the gate says that buyer %d holds %d, SQL says %d and %d are unsettled", i, held, b.held[who], unsettled[who])
 		}
 	}
@@ -259,7 +255,7 @@ func (w *world) sellsAgain() {
 	if b.Remaining == 0 || v.PhaseAt(w.clock.Now()) != PhaseOpen || v.ForcedSoldOut {
 		return
 	}
-	if r := w.l.sw.shut.Load(); r != nil {
+	if r := w.l.sw.Refusal(); r != nil {
 		w.fail("%d units are free in an open sale, and the switch says %v", b.Remaining, r.err)
 	}
 	w.buyers++

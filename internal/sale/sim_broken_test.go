@@ -2,10 +2,12 @@ package sale
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 )
@@ -34,7 +36,7 @@ func TestSimulationCatchesBrokenEngines(t *testing.T) {
 // flaw is what a broken engine does otherwise. The fields that are nil or false leave the engine as it is.
 type flaw struct {
 	name           string
-	settle         func(w *world, batch []*taking)
+	settle         func(w *world, batch []*gate.Taking)
 	source         func(w *world, s *Service) order.Source
 	load           func(w *world)
 	lateSoldOut    func(w *world)
@@ -42,6 +44,7 @@ type flaw struct {
 	expire         func(w *world, ctx context.Context, tx *db.Tx, id levee.ReservationID) error
 	neverAsks      bool
 	refundsRevived bool
+	untoldGrant    bool
 	trueGate       bool // the gate does not drift, so that the flaw alone is to be found
 }
 
@@ -69,7 +72,10 @@ func flaws() []*flaw {
 		{name: "expiry ignores the payment", neverAsks: true, expire: expireBlindly},
 		{name: "a load forgets what is unsettled", load: loadForgetfully, trueGate: true},
 		{name: "a load reads outside of the writer's order", load: loadStale, trueGate: true},
-		{name: "a late sold out shuts the switch", lateSoldOut: func(w *world) { w.l.sw.epoch = 0 }, trueGate: true},
+		{name: "a late sold out shuts the switch", lateSoldOut: func(w *world) { w.l.sw.Set(refusalSoldOut) }, trueGate: true},
+		{name: "the gate has what comes back before the line is asked", source: broken(func(b *brokenSource) { b.release = &releasing{early: true} }), trueGate: true},
+		{name: "the line is asked after the commit", source: broken(func(b *brokenSource) { b.release = &releasing{later: true} }), trueGate: true},
+		{name: "a grant does not reach the gate", untoldGrant: true, trueGate: true},
 		{name: "a key is forgotten with its units", source: broken(func(b *brokenSource) { b.release = &releasing{forgets: true} }), trueGate: true},
 	}
 }
@@ -77,7 +83,7 @@ func flaws() []*flaw {
 // looseness is a settlement that leaves one thing out.
 type looseness struct{ stock, limit, key, split, blind bool }
 
-func (x looseness) settle(w *world, batch []*taking) {
+func (x looseness) settle(w *world, batch []*gate.Taking) {
 	err := x.once(w, batch)
 	if err == nil {
 		return
@@ -92,21 +98,21 @@ func (x looseness) settle(w *world, batch []*taking) {
 	w.sales.resolveUnknown(w.l, batch, found, err)
 }
 
-func (x looseness) once(w *world, batch []*taking) error {
+func (x looseness) once(w *world, batch []*gate.Taking) error {
 	s, l := w.sales, w.l
 	var lost error
 	var v *Sale
-	var won []*taking
+	var won []*gate.Taking
 	var units int64
 	insert := func(ctx context.Context, tx *db.Tx) error {
 		now := s.Obs.Clock()
 		if err := s.insertReservationsTx(ctx, tx, v.ID, won, now); err != nil {
 			return err
 		}
-		if err := s.Orders.CreateManyTx(ctx, tx, s.newOrders(v, won, now)); err != nil {
+		if err := s.Orders.CreateManyTx(ctx, tx, s.newOrders(v, winners{won: won, at: now})); err != nil {
 			return err
 		}
-		return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedReserved, units: units, reservation: won[0].id})
+		return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedReserved, units: units, reservation: won[0].ID})
 	}
 	err := s.DB.Tx(context.Background(), "sale.settle", func(ctx context.Context, tx *db.Tx) (err error) {
 		var stock Stock
@@ -136,7 +142,7 @@ func (x looseness) once(w *world, batch []*taking) error {
 				s.accountFor(l, batch)
 			}
 		})
-		if won, units = s.judge(&judged, stock, held, batch); len(won) == 0 {
+		if won, units = s.judge(judgement{v: &judged, stock: stock, held: held, refused: judged.noSettlement()}, batch); len(won) == 0 {
 			return nil
 		}
 		condition := " AND remaining>=?"
@@ -170,10 +176,10 @@ func (x looseness) once(w *world, batch []*taking) error {
 }
 
 // tellFirst answers the buyers and writes afterwards.
-func tellFirst(w *world, batch []*taking) {
-	written := make([]*taking, len(batch))
+func tellFirst(w *world, batch []*gate.Taking) {
+	written := make([]*gate.Taking, len(batch))
 	for i, t := range batch {
-		t.result = outcome{}
+		t.Result = gate.Outcome{}
 		c := *t
 		written[i] = &c
 	}
@@ -190,26 +196,38 @@ type brokenSource struct {
 }
 
 // releasing is a release that leaves one thing out.
-type releasing struct{ lost, untold, unchecked, forgets bool }
+type releasing struct{ lost, untold, unchecked, forgets, early, later bool }
 
 func (b *brokenSource) ReleaseTx(ctx context.Context, tx *db.Tx, o order.Order, reason string) error {
 	switch {
 	case b.release == nil:
 		return b.source.ReleaseTx(ctx, tx, o, reason)
 	case b.release.forgets:
-		err := b.source.ReleaseTx(ctx, tx, o, reason)
-		tx.AtCommit(func() {
-			if l := (*Service)(b.source).liveByID(levee.SaleID(o.SourceRef)); l != nil {
-				l.gate.mu.Lock()
-				if e := l.gate.buyers.find(o.Buyer); e != nil {
-					l.gate.dropIfEmpty(e)
-				}
-				l.gate.mu.Unlock()
-			}
-		})
-		return err
+		return releaseForgetfully(ctx, tx, (*Service)(b.source), o, reason)
 	}
 	return b.release.tx(ctx, tx, (*Service)(b.source), levee.ReservationID(o.ID))
+}
+
+// releaseForgetfully leaves nobody in the gate who holds nothing.
+func releaseForgetfully(ctx context.Context, tx *db.Tx, s *Service, o order.Order, reason string) error {
+	if err := (*source)(s).ReleaseTx(ctx, tx, o, reason); err != nil {
+		return err
+	}
+	v, stock, err := s.lockSale(ctx, tx, levee.SaleID(o.SourceRef))
+	if err != nil {
+		return err
+	}
+	holdings, err := s.holdings(ctx, tx, v)
+	if err != nil {
+		return err
+	}
+	holdings = slices.DeleteFunc(holdings, func(h gate.Holding) bool { return h.Quantity == 0 })
+	tx.AtCommit(func() {
+		if l := s.liveByID(v.ID); l != nil {
+			l.gate.Load(stock.Remaining, v.PerBuyer, holdings)
+		}
+	})
+	return nil
 }
 
 func (x *releasing) tx(ctx context.Context, tx *db.Tx, s *Service, id levee.ReservationID) error {
@@ -239,10 +257,20 @@ func (x *releasing) tx(ctx context.Context, tx *db.Tx, s *Service, id levee.Rese
 	if v.State == StateEnded && back > 0 {
 		return s.withdrawTx(ctx, tx, v, units, 1, "given back after the sale's end")
 	}
-	if !x.untold {
+	switch {
+	case x.untold:
+		return nil
+	case x.early: // the crowd may have them at once, and the line is asked then
 		tx.AtCommit(func() { s.gateMove(r.Sale, units, r.Buyer, -r.Quantity) })
+		if v.noGrants(s.Obs.Clock()) == nil {
+			return s.onFree(ctx, tx, v)
+		}
+		return nil
+	case x.later: // the line is asked in a transaction of its own
+		tx.AtCommit(func() { s.gateMove(r.Sale, units, r.Buyer, -r.Quantity) })
+		return nil
 	}
-	return nil
+	return s.freeTx(ctx, tx, v, units, r.Buyer, -r.Quantity)
 }
 
 func (b *brokenSource) ReviveTx(ctx context.Context, tx *db.Tx, o order.Order) (bool, error) {
@@ -312,8 +340,7 @@ func expireBlindly(w *world, ctx context.Context, tx *db.Tx, id levee.Reservatio
 	if v.State == StateEnded {
 		return s.withdrawTx(ctx, tx, v, units, 1, "given back after the sale's end")
 	}
-	tx.AtCommit(func() { s.gateMove(r.Sale, units, r.Buyer, -r.Quantity) })
-	return nil
+	return s.freeTx(ctx, tx, v, units, r.Buyer, -r.Quantity)
 }
 
 // loadForgetfully loads the gate as if nothing were under way.
@@ -321,10 +348,7 @@ func loadForgetfully(w *world) {
 	if err := w.sales.loadGate(context.Background(), w.l); err != nil {
 		w.fail("%v", err)
 	}
-	g := w.l.gate
-	g.mu.Lock()
-	g.remaining += g.unsettled
-	g.mu.Unlock()
+	w.l.gate.Move(w.l.gate.Numbers().Unsettled, 0, 0)
 }
 
 // loadStale reads beside the writer and loads whenever it gets to it.
@@ -334,16 +358,16 @@ func loadStale(w *world) {
 	if err != nil {
 		w.fail("%v", err)
 	}
-	var list []holding
+	var list []gate.Holding
 	w.rows(func(rows *db.Rows) error {
-		var h holding
-		err := rows.Scan(&h.buyer, &h.quantity)
+		var h gate.Holding
+		err := rows.Scan(&h.Buyer, &h.Quantity)
 		list = append(list, h)
 		return err
 	}, "SELECT buyer_id, CASE WHEN state=3 THEN 0 ELSE quantity END FROM sale_reservation WHERE sale_id=?", w.sale)
 	if w.mate == nil {
 		w.between("load.read")
 	}
-	w.l.gate.load(stock.Remaining, w.l.view.Load().PerBuyer, list)
+	w.l.gate.Load(stock.Remaining, w.l.view.Load().PerBuyer, list)
 	w.l.refreshSwitch(s.Obs.Clock())
 }

@@ -70,7 +70,8 @@ func (w *world) refusedTo(b *simBuy) {
 	w.count(string(c))
 	w.note("refused to %s: %v", b, b.err)
 	switch c {
-	case levee.CodeSoldOut, levee.CodeLimitReached, levee.CodePaused, levee.CodeEnded, levee.CodeNotOpen, levee.CodeIdempotencyMismatch:
+	case levee.CodeSoldOut, levee.CodeLimitReached, levee.CodePaused, levee.CodeEnded, levee.CodeNotOpen, levee.CodeIdempotencyMismatch,
+		levee.CodeDrawOnly:
 		if b.before && c != levee.CodeIdempotencyMismatch {
 			w.fail("%s was refused (%s), and the key was answered before", b, c)
 		}
@@ -332,6 +333,24 @@ func (w *world) expireOne() {
 // expireDue is the room's own scan. Its orders are cancelled side by side, in an order that the seed does not fix and that
 // makes no difference; so no fault is drawn meanwhile.
 func (w *world) expireDue() {
+	if w.someoneWaits() { // who gets what comes back then depends on the order
+		for {
+			var id db.NullInt64
+			w.row(&id, "SELECT MIN(id) FROM order_head WHERE source_ref=? AND due_at<=?", w.sale, w.clock.Now().UnixMicro())
+			if !id.Valid {
+				return
+			}
+			if paid, err := w.askProvider(context.Background(), levee.OrderID(id.Int64)); err != nil || paid {
+				w.lawful("payment.asked", err)
+				continue
+			}
+			w.lawful("expiry", w.h.db.Tx(context.Background(), "order.expire", func(ctx context.Context, tx *db.Tx) error {
+				return w.orders.CancelTx(ctx, tx, levee.OrderID(id.Int64), levee.System, "not paid in time")
+			}))
+			w.unwind()
+			w.count("expired")
+		}
+	}
 	calm := w.calm
 	w.calm, w.down = true, !w.calm && w.chance(0.15)
 	n, err := w.orders.ExpireDue(context.Background())
@@ -406,8 +425,8 @@ func (w *world) operate() {
 // changeLimit sets another limit per buyer.
 func (w *world) changeLimit() {
 	v := w.l.view.Load()
-	t := Terms{Title: v.Title, SKU: v.SKU, Price: v.Price, Units: v.Units, PerBuyer: int32(1 + w.r.IntN(4)), StartsAt: v.StartsAt, EndsAt: v.EndsAt,
-		PayWithin: v.PayWithin, Admission: v.Admission}
+	t := v.Terms()
+	t.PerBuyer = int32(1 + w.r.IntN(4))
 	w.note("operator: the limit is %d", t.PerBuyer)
 	err := w.tx("sale.change", func(ctx context.Context, tx *db.Tx) error {
 		_, err := w.sales.changeTx(ctx, tx, w.sale, v.Version, t, operator)

@@ -103,7 +103,8 @@ var simMustHappen = []string{
 	"won", "won by a held request", "won after 202", "repeated", "sold_out", "limit_reached", "paused", "ended", "idempotency_running",
 	"idempotency_mismatch", "not_warmed", "refused by SQL", "killed", "commit without an answer", "injected error", "two in one commit",
 	"meanwhile", "paid", "revived", "refunded", "paid twice", "paid before expiry asked", "expired", "given up", "voided", "gate wrong",
-	"clock back", "place lost", "refunded on request",
+	"clock back", "place lost", "refunded on request", "draw_only", "joined the line", "granted on a return", "granted by a job", "granted less",
+	"grant repeated", "grant: limit_reached", "grant: sold_out",
 }
 
 // simTally counts what happened.
@@ -152,6 +153,7 @@ type simHouse struct {
 	sku    levee.SKUID
 	seeds  int
 	pay    int64 // the last payment's number
+	place  int64 // the last place in line
 }
 
 const simPaymentSchema = `
@@ -195,7 +197,7 @@ func openSimHouse(t testing.TB) *simHouse {
 	h.db, err = db.Open(ctx, db.Config{URL: "sqlite:" + filepath.Join(dir, "levee.db")}, h.obs)
 	must(err)
 	t.Cleanup(func() { must(h.db.Close()) })
-	sim := db.Schema{Owner: "sim", FS: fstest.MapFS{"schema/0001_sim.sql": {Data: []byte(simPaymentSchema)}}}
+	sim := db.Schema{Owner: "sim", FS: fstest.MapFS{"schema/0001_sim.sql": {Data: []byte(simPaymentSchema + simLineSchema)}}}
 	_, err = h.db.Migrate(ctx, []db.Schema{event.Schema(), job.Schema(), web.Schema(), catalog.Schema(), order.Schema(), Schema(), sim})
 	must(err)
 	h.ids, err = id.Open(ctx, id.Config{Dir: filepath.Join(dir, "id")}, h.obs)
@@ -220,7 +222,7 @@ func openSimHouse(t testing.TB) *simHouse {
 func (h *simHouse) clear() {
 	err := h.db.Tx(context.Background(), "sim.clear", func(ctx context.Context, tx *db.Tx) error {
 		for _, table := range []string{"sale_head", "sale_stock", "sale_reservation", "sale_ledger", "sale_act", "order_head", "order_item",
-			"order_history", "event_outbox", "catalog_movement", "sim_payment"} {
+			"order_history", "event_outbox", "catalog_movement", "sim_payment", "sim_line"} {
 			if _, err := tx.Exec(ctx, "DELETE FROM "+table); err != nil {
 				return err
 			}

@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/catalog"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 	"levee/internal/platform/platformtest"
+	"levee/internal/tally"
 )
 
 // world is one seed's house: a process that may be killed and started again over its database, and all who act on it.
@@ -43,8 +46,8 @@ type world struct {
 	faults    float64 // how likely a fault is at a step
 
 	// the settler, step by step
-	inHand    []*taking
-	toDeliver [][]*taking
+	inHand    []*gate.Taking
+	toDeliver [][]*gate.Taking
 	settling  bool
 	delivered map[levee.ReservationID]bool
 
@@ -132,6 +135,14 @@ func (w *world) fail(format string, args ...any) {
 	panic(simStop{})
 }
 
+// blame is fail where nothing may panic: the seed ends as soon as the act is over.
+func (w *world) blame(format string, args ...any) {
+	if w.failure == "" {
+		w.failure = fmt.Sprintf(format, args...)
+		w.note("BROKEN: %s", w.failure)
+	}
+}
+
 // kill ends the process here and now: whoever is under way unwinds, and nothing of its memory is used again.
 func (w *world) kill(where string) {
 	w.note("KILLED at %s", where)
@@ -177,19 +188,29 @@ func (w *world) begin() {
 	w.join()
 	now := w.clock.Now()
 	terms := Terms{Title: "Lamp sale", SKU: w.h.sku, Price: levee.Money{Minor: 4900, Currency: "CNY"},
-		Units: int64(1 + w.r.IntN([]int{4, 12, 40}[w.r.IntN(3)])), PerBuyer: w.limit, StartsAt: now.Add(-time.Hour), EndsAt: now.Add(12 * time.Hour), PayWithin: w.payWithin, Admission: w.chance(0.2)}
+		Units: int64(1 + w.r.IntN([]int{4, 12, 40}[w.r.IntN(3)])), PerBuyer: w.limit, StartsAt: now.Add(-time.Hour), EndsAt: now.Add(12 * time.Hour), PayWithin: w.payWithin, TokenNeeded: w.chance(0.2)}
 	if w.chance(0.2) {
 		terms.EndsAt = now.Add(time.Duration(11+w.r.IntN(600)) * time.Second)
 	}
 	if w.chance(0.2) {
 		terms.StartsAt = now.Add(time.Duration(1+w.r.IntN(10)) * time.Second)
 	}
+	if w.chance(0.15) {
+		at := terms.StartsAt
+		if now.After(at) {
+			at = now
+		}
+		terms.Mode, terms.DrawAt = ModeDraw, at.Add(time.Duration(1+w.r.IntN(10_000))*time.Millisecond)
+		if !terms.DrawAt.Before(terms.EndsAt) {
+			terms.DrawAt = terms.EndsAt.Add(-time.Millisecond)
+		}
+	}
 	v, err := w.sales.Open(context.Background(), terms, operator)
 	if err != nil {
 		w.fail("the sale could not be opened: %v", err)
 	}
 	w.sale, w.l, w.warm = v.ID, w.sales.liveByID(v.ID), true
-	w.note("open: %d units, %d per buyer, %d buyers, pay within %s, ends %s, batches of %d, %d may wait, faults %.2f", terms.Units, w.limit, w.buyers,
+	w.note("open: a %s of %d units, %d per buyer, %d buyers, pay within %s, ends %s, batches of %d, %d may wait, faults %.2f", v.Mode, terms.Units, w.limit, w.buyers,
 		w.payWithin, terms.EndsAt.Format(time.TimeOnly), w.cfg.BatchMax, w.cfg.WaitingMax, w.faults)
 }
 
@@ -205,8 +226,12 @@ func (w *world) join() {
 		return s
 	}
 	w.orders = openOrders(w.clock)
+	door, err := admission.New(admission.Deps{IDs: h.ids, Sealer: h.sealer, Obs: o, Push: h.push, Key: platformtest.Key(2)})
+	if err != nil {
+		w.fail("%v", err)
+	}
 	deps := Deps{DB: h.db, IDs: h.ids, Sealer: h.sealer, Obs: o, Events: h.events, Push: h.push, Catalog: shelf, Orders: w.orders,
-		AdmissionKey: platformtest.Key(2), Config: w.cfg}
+		Admission: door, Tally: tally.New(tally.Deps{Obs: o, Push: h.push, Node: "sim", Nodes: 1}), Config: w.cfg}
 	if w.flaw != nil && w.flaw.source != nil {
 		deps.Orders = openOrders(w.clock) // joined to the engine's own source and then left alone
 	}
@@ -221,6 +246,7 @@ func (w *world) join() {
 	w.orders.AskProvider(w.askProvider)
 	life := w.life
 	s.fault = func(step string) error { return w.hook(life, step) }
+	s.OnFree(w.onFree)
 	w.sales = s
 }
 
@@ -284,17 +310,21 @@ func (w *world) hook(life int, step string) error {
 	switch step {
 	case "buy.taken":
 		b := w.current
-		g := w.l.gate
-		g.mu.Lock()
-		b.id = g.waiting[len(g.waiting)-1].id
-		g.mu.Unlock()
+		for _, a := range w.l.gate.Pending() {
+			if a.Buyer == buyer(b.buyer).User && a.Key == hashKey(b.key) {
+				b.id = a.ID
+			}
+		}
 		w.between(step)
 		if !b.async {
 			close(b.parked)
 		}
 		return nil
+	case "gate.moved", "gate.freed":
+		w.gateMoved(step == "gate.freed")
+		return nil
 	case "buy.sold_out":
-		w.soldOut = max(w.soldOut, w.l.gate.move(0, 0, 0).Epoch)
+		w.soldOut = max(w.soldOut, w.l.gate.Numbers().Epoch)
 		w.between(step)
 		if w.flaw != nil && w.flaw.lateSoldOut != nil {
 			w.flaw.lateSoldOut(w)

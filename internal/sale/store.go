@@ -8,22 +8,26 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
 
 const headColumns = "id, title, product_id, sku_id, price_minor, currency, planned_units, per_buyer, starts_at, ends_at, " +
-	"pay_within_us, state, forced_sold_out, admission, rehearsal, version, created_by, created_at, updated_at"
+	"pay_within_us, state, forced_sold_out, admission, rehearsal, version, created_by, created_at, updated_at, " +
+	"mode, draw_at, waiting_list, room, room_order, room_pace, room_multiple, brake, brake_bits, per_address"
 
 type scanner interface{ Scan(...any) error }
 
 func scanSale(row scanner) (*Sale, error) {
 	var (
-		v                                     Sale
-		starts, ends, payWithin, created, upd int64
-		forced, admission, rehearsal          int
+		v                                           Sale
+		starts, ends, payWithin, created, upd, draw int64
+		forced, token, rehearsal, waiting, room     int
+		p                                           = &v.Admission
 	)
 	err := row.Scan(&v.ID, &v.Title, &v.Product, &v.SKU, &v.Price.Minor, &v.Price.Currency, &v.Units, &v.PerBuyer, &starts, &ends,
-		&payWithin, &v.State, &forced, &admission, &rehearsal, &v.Version, &v.CreatedBy, &created, &upd)
+		&payWithin, &v.State, &forced, &token, &rehearsal, &v.Version, &v.CreatedBy, &created, &upd,
+		&v.Mode, &draw, &waiting, &room, &p.Order, &p.PerSecond, &p.Multiple, &p.Brake, &p.WorkBits, &p.PerAddress)
 	if errors.Is(err, db.ErrNoRows) {
 		return nil, errNoSale
 	}
@@ -33,8 +37,19 @@ func scanSale(row scanner) (*Sale, error) {
 	v.StartsAt, v.EndsAt, v.CreatedAt, v.UpdatedAt = micro(starts), micro(ends), micro(created), micro(upd)
 	v.PayWithin = time.Duration(payWithin) * time.Microsecond
 	v.early = new(atomic.Pointer[refusal])
-	v.ForcedSoldOut, v.Admission, v.Rehearsal = forced != 0, admission != 0, rehearsal != 0
+	v.ForcedSoldOut, v.TokenNeeded, v.Rehearsal, v.WaitingList, p.Room = forced != 0, token != 0, rehearsal != 0, waiting != 0, room != 0
+	if draw != 0 {
+		v.DrawAt = micro(draw)
+	}
 	return &v, nil
+}
+
+// drawMicro is the moment of the draw as it is stored: 0 for a race.
+func (s *Sale) drawMicro() int64 {
+	if s.DrawAt.IsZero() {
+		return 0
+	}
+	return s.DrawAt.UnixMicro()
 }
 
 var errNoSale = levee.E(levee.CodeNotFound, "there is no such sale")
@@ -49,10 +64,11 @@ func boolean(b bool) int {
 }
 
 func (s *Service) insertSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
-	_, err := tx.Exec(ctx, "INSERT INTO sale_head ("+headColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+	_, err := tx.Exec(ctx, "INSERT INTO sale_head ("+headColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 		v.ID, v.Title, v.Product, v.SKU, v.Price.Minor, v.Price.Currency, v.Units, v.PerBuyer, v.StartsAt.UnixMicro(), v.EndsAt.UnixMicro(),
-		v.PayWithin.Microseconds(), v.State, boolean(v.ForcedSoldOut), boolean(v.Admission), boolean(v.Rehearsal), v.Version, v.CreatedBy,
-		v.CreatedAt.UnixMicro(), v.UpdatedAt.UnixMicro())
+		v.PayWithin.Microseconds(), v.State, boolean(v.ForcedSoldOut), boolean(v.TokenNeeded), boolean(v.Rehearsal), v.Version, v.CreatedBy,
+		v.CreatedAt.UnixMicro(), v.UpdatedAt.UnixMicro(), v.Mode, v.drawMicro(), boolean(v.WaitingList), boolean(v.Admission.Room),
+		v.Admission.Order, v.Admission.PerSecond, v.Admission.Multiple, v.Admission.Brake, v.Admission.WorkBits, v.Admission.PerAddress)
 	if err != nil {
 		return err
 	}
@@ -64,9 +80,12 @@ func (s *Service) insertSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
 func (s *Service) updateSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
 	v.UpdatedAt = s.Obs.Clock().UTC().Truncate(time.Microsecond)
 	r, err := tx.Exec(ctx, "UPDATE sale_head SET title=?, product_id=?, sku_id=?, price_minor=?, currency=?, planned_units=?, per_buyer=?, "+
-		"starts_at=?, ends_at=?, pay_within_us=?, state=?, forced_sold_out=?, admission=?, version=version+1, updated_at=? WHERE id=? AND version=?",
+		"starts_at=?, ends_at=?, pay_within_us=?, state=?, forced_sold_out=?, admission=?, mode=?, draw_at=?, waiting_list=?, room=?, room_order=?, "+
+		"room_pace=?, room_multiple=?, brake=?, brake_bits=?, per_address=?, version=version+1, updated_at=? WHERE id=? AND version=?",
 		v.Title, v.Product, v.SKU, v.Price.Minor, v.Price.Currency, v.Units, v.PerBuyer, v.StartsAt.UnixMicro(), v.EndsAt.UnixMicro(),
-		v.PayWithin.Microseconds(), v.State, boolean(v.ForcedSoldOut), boolean(v.Admission), v.UpdatedAt.UnixMicro(), v.ID, v.Version)
+		v.PayWithin.Microseconds(), v.State, boolean(v.ForcedSoldOut), boolean(v.TokenNeeded), v.Mode, v.drawMicro(), boolean(v.WaitingList),
+		boolean(v.Admission.Room), v.Admission.Order, v.Admission.PerSecond, v.Admission.Multiple, v.Admission.Brake, v.Admission.WorkBits,
+		v.Admission.PerAddress, v.UpdatedAt.UnixMicro(), v.ID, v.Version)
 	if err != nil {
 		return err
 	}
@@ -200,12 +219,12 @@ func (s *Service) changeStock(ctx context.Context, tx *db.Tx, query string, args
 
 var reservationColumns = []string{"id", "sale_id", "buyer_id", "quantity", "state", "key_hash", "updated_at"}
 
-func (s *Service) insertReservationsTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, won []*taking, now time.Time) error {
+func (s *Service) insertReservationsTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, won []*gate.Taking, now time.Time) error {
 	values := make([]any, 0, len(won)*len(reservationColumns))
 	rows := make([][]any, len(won))
 	at := now.UnixMicro()
 	for i, t := range won {
-		values = append(values, int64(t.id), int64(sale), int64(t.buyer), int64(t.quantity), int64(Reserved), t.key, at)
+		values = append(values, int64(t.ID), int64(sale), int64(t.Buyer), int64(t.Quantity), int64(Reserved), t.Key, at)
 		rows[i] = values[i*len(reservationColumns):]
 	}
 	return tx.InsertRows(ctx, "sale_reservation", reservationColumns, rows)
@@ -248,10 +267,10 @@ func inList[T ~int64](args []any, ids []T) (string, []any) {
 }
 
 // heldBy reads what the batch's buyers hold of the sale, released reservations included because their keys still count.
-func (s *Service) heldBy(ctx context.Context, tx *db.Tx, sale levee.SaleID, batch []*taking) (map[levee.UserID][]Reservation, error) {
+func (s *Service) heldBy(ctx context.Context, tx *db.Tx, sale levee.SaleID, batch []*gate.Taking) (map[levee.UserID][]Reservation, error) {
 	buyers := make([]levee.UserID, len(batch))
 	for i, t := range batch {
-		buyers[i] = t.buyer
+		buyers[i] = t.Buyer
 	}
 	held := map[levee.UserID][]Reservation{}
 	for len(buyers) > 0 {
@@ -271,12 +290,12 @@ func (s *Service) heldBy(ctx context.Context, tx *db.Tx, sale levee.SaleID, batc
 
 // settledAmong tells which takings of a batch have their reservation on disk. It asks the primary in a transaction of its own,
 // so that it sees every commit that came before.
-func (s *Service) settledAmong(ctx context.Context, batch []*taking) (map[levee.ReservationID]bool, error) {
+func (s *Service) settledAmong(ctx context.Context, batch []*gate.Taking) (map[levee.ReservationID]bool, error) {
 	found := map[levee.ReservationID]bool{}
 	err := s.DB.Tx(ctx, "sale.lookup", func(ctx context.Context, tx *db.Tx) error {
 		ids := make([]levee.ReservationID, len(batch))
 		for i, t := range batch {
-			ids[i] = t.id
+			ids[i] = t.ID
 		}
 		for len(ids) > 0 {
 			part := ids[:min(len(ids), 256)]

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
 
@@ -17,7 +18,7 @@ func sinceSale(v *Sale) int64 {
 }
 
 // holdings reads what every buyer holds of a sale. Who gave his units back is among them with none: his keys still count.
-func (s *Service) holdings(ctx context.Context, tx *db.Tx, v *Sale) ([]holding, error) {
+func (s *Service) holdings(ctx context.Context, tx *db.Tx, v *Sale) ([]gate.Holding, error) {
 	var n int
 	if err := tx.QueryRow(ctx, "SELECT reserved+sold FROM sale_stock WHERE sale_id=?", v.ID).Scan(&n); err != nil {
 		return nil, err
@@ -27,10 +28,10 @@ func (s *Service) holdings(ctx context.Context, tx *db.Tx, v *Sale) ([]holding, 
 		return nil, err
 	}
 	defer rows.Close()
-	list := make([]holding, 0, n)
+	list := make([]gate.Holding, 0, n)
 	for rows.Next() {
-		var h holding
-		if err := rows.Scan(&h.buyer, &h.quantity); err != nil {
+		var h gate.Holding
+		if err := rows.Scan(&h.Buyer, &h.Quantity); err != nil {
 			return nil, err
 		}
 		list = append(list, h)
@@ -117,7 +118,7 @@ func overLimit(ctx context.Context, read reader, v *Sale) (n int64, err error) {
 	return n, each(rows, err, func() error { return rows.Scan(&n) })
 }
 
-// outcomes walks the sale's reservations in id order after the given one, at most limit of them.
-func (s *Service) outcomes(ctx context.Context, v *Sale, after levee.ReservationID, limit int) ([]Reservation, error) {
+// Reservations walks a sale's reservations in id order after the given one, at most limit of them: for exports and audits.
+func (s *Service) Reservations(ctx context.Context, v *Sale, after levee.ReservationID, limit int) ([]Reservation, error) {
 	return scanReservations(s.DB.Query(ctx, reservationSelect+"id>? AND +sale_id=? ORDER BY id LIMIT ?", max(int64(after), sinceSale(v)-1), v.ID, limit))
 }

@@ -116,8 +116,9 @@ var benchLine = regexp.MustCompile(`(?m)^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+([\d.]
 // insideRows runs the engine's own benchmarks: the gate, its memory, committed purchases, and a start with a million buyers.
 func insideRows(ctx context.Context) ([]row, error) {
 	figures := map[string]float64{}
-	for _, b := range []struct{ name, times string }{{"Gate$", "3000000x"}, {"GateMemory$", "3x"}, {"Orders$", "300000x"}, {"LoadGate$", "3x"}, {"Growth$", "100000x"}} {
-		out, err := exec.CommandContext(ctx, "go", "test", "./internal/sale", "-run", "^$", "-bench", "^Benchmark"+b.name, "-benchtime", b.times).Output()
+	for _, b := range []struct{ room, name, times string }{{"gate", "Gate$", "3000000x"}, {"gate", "GateMemory$", "3x"}, {"sale", "Orders$", "300000x"},
+		{"sale", "LoadGate$", "3x"}, {"sale", "Growth$", "100000x"}} {
+		out, err := exec.CommandContext(ctx, "go", "test", "./internal/"+b.room, "-run", "^$", "-bench", "^Benchmark"+b.name, "-benchtime", b.times).Output()
 		if err != nil {
 			return nil, fmt.Errorf("go test -bench %s: %w\n%s", b.name, err, out)
 		}

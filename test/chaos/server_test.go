@@ -117,8 +117,8 @@ func newHouse(t testing.TB, bin, dir string, settings ...string) *house {
 		}
 	}
 	h.env = append(h.env, "LEVEE_PAYMENT__SANDBOX__ENABLED=true", "LEVEE_IDENTITY__HASH_MEMORY=8192", "LEVEE_IDENTITY__HASH_TIME=1",
-		"LEVEE_IDENTITY__ACCESS_TTL=1h", "LEVEE_LOG__LEVEL=warn", "LEVEE_SALE__ADMISSION_FOR=2h", "LEVEE_SALE__RECONCILE_EVERY=1s")
-	for _, name := range []string{"SIGN_IN", "SIGN_IN_ACCOUNT", "SIGN_UP", "WRITE", "PURCHASE", "READ", "ADMISSION", "POLL"} {
+		"LEVEE_IDENTITY__ACCESS_TTL=1h", "LEVEE_LOG__LEVEL=warn", "LEVEE_ADMISSION__ADMISSION_FOR=2h", "LEVEE_SALE__RECONCILE_EVERY=1s")
+	for _, name := range []string{"SIGN_IN", "SIGN_IN_ACCOUNT", "SIGN_UP", "WRITE", "PURCHASE", "READ", "ADMISSION", "ADMISSION_ADDRESS", "POLL"} {
 		h.env = append(h.env, "LEVEE_LIMITS__RATES__"+name+"=off")
 	}
 	h.env = append(h.env, settings...)

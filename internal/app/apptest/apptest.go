@@ -48,7 +48,7 @@ func StartIn(t testing.TB, dir string, change ...func(*app.Config)) *House {
 	// The suite hashes many passwords; what it proves does not hang on their cost.
 	cfg.Identity.HashMemory, cfg.Identity.HashTime = 8192, 1
 	cfg.Limits.Rates = map[string]string{"sign_in": "off", "sign_in_account": "off", "sign_up": "off", "write": "off", "purchase": "off",
-		"read": "off", "admission": "off", "poll": "off"}
+		"read": "off", "admission": "off", "admission_address": "off", "poll": "off"}
 	for _, c := range change {
 		c(&cfg)
 	}

@@ -1,3 +1,32 @@
+CREATE TABLE admission_done (
+  sale_id BIGINT NOT NULL,
+  block INTEGER NOT NULL,
+  bits MEDIUMBLOB NOT NULL,
+  PRIMARY KEY (sale_id, block)
+);
+
+CREATE TABLE admission_lot (
+  sale_id BIGINT NOT NULL,
+  block INTEGER NOT NULL,
+  lots MEDIUMBLOB NOT NULL,
+  PRIMARY KEY (sale_id, block)
+);
+
+CREATE TABLE admission_room (
+  sale_id INTEGER NOT NULL PRIMARY KEY,
+  order_kind VARCHAR(20) NOT NULL,
+  horizon BIGINT NOT NULL,
+  given BIGINT NOT NULL,
+  served BIGINT NOT NULL,
+  tokens BIGINT NOT NULL,
+  tokens_until BIGINT NOT NULL,
+  drawn BIGINT NOT NULL,
+  ends_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX admission_room_ends ON admission_room (ends_at);
+
 CREATE TABLE catalog_movement (
   id INTEGER NOT NULL PRIMARY KEY,
   sku_id BIGINT NOT NULL,
@@ -131,6 +160,16 @@ CREATE TABLE identity_credential (
   PRIMARY KEY (user_id, kind)
 );
 
+CREATE TABLE identity_foreign (
+  issuer     VARCHAR(190) NOT NULL,
+  subject    VARCHAR(190) NOT NULL,
+  user_id    BIGINT       NOT NULL,
+  created_at BIGINT       NOT NULL,
+  PRIMARY KEY (issuer, subject)
+);
+
+CREATE INDEX identity_foreign_user ON identity_foreign (user_id);
+
 CREATE TABLE identity_session (
   id            INTEGER       NOT NULL PRIMARY KEY,
   user_id       BIGINT       NOT NULL,
@@ -214,6 +253,144 @@ CREATE INDEX job_task_due ON job_task (pool, due_at);
 CREATE INDEX job_task_lease ON job_task (lease_until);
 
 CREATE UNIQUE INDEX job_task_unique ON job_task (unique_key);
+
+CREATE TABLE line_draw (
+  sale_id INTEGER NOT NULL PRIMARY KEY,
+  state SMALLINT NOT NULL,
+  seed_hash CHAR(64) NOT NULL,
+  seed_sealed VARCHAR(190) NOT NULL,
+  seed VARCHAR(64) NOT NULL,
+  entries BIGINT NOT NULL,
+  units BIGINT NOT NULL,
+  winners BIGINT NOT NULL,
+  entries_digest VARCHAR(64) NOT NULL,
+  results_digest VARCHAR(64) NOT NULL,
+  created_at BIGINT NOT NULL,
+  closed_at BIGINT NOT NULL,
+  drawn_at BIGINT NOT NULL
+);
+
+CREATE TABLE line_entry (
+  id INTEGER NOT NULL PRIMARY KEY,
+  sale_id BIGINT NOT NULL,
+  buyer_id BIGINT NOT NULL,
+  holder BIGINT NULL,
+  draw SMALLINT NOT NULL,
+  quantity INTEGER NOT NULL,
+  want INTEGER NOT NULL,
+  place BIGINT NOT NULL,
+  state SMALLINT NOT NULL,
+  reason VARCHAR(40) NOT NULL,
+  reservation_id BIGINT NULL,
+  given INTEGER NOT NULL,
+  pay_by BIGINT NOT NULL,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX line_entry_buyer ON line_entry (sale_id, buyer_id);
+
+CREATE UNIQUE INDEX line_entry_holder ON line_entry (sale_id, holder);
+
+CREATE INDEX line_entry_reservation ON line_entry (reservation_id);
+
+CREATE INDEX line_entry_sale ON line_entry (sale_id, id);
+
+CREATE INDEX line_entry_turn ON line_entry (sale_id, state, place);
+
+CREATE TABLE line_head (
+  sale_id INTEGER NOT NULL PRIMARY KEY,
+  draw SMALLINT NOT NULL,
+  last_place BIGINT NOT NULL,
+  state SMALLINT NOT NULL,
+  created_at BIGINT NOT NULL
+);
+
+CREATE INDEX line_head_state ON line_head (state);
+
+CREATE TABLE line_text (
+  sale_id BIGINT NOT NULL,
+  kind SMALLINT NOT NULL,
+  part INTEGER NOT NULL,
+  body TEXT NOT NULL,
+  PRIMARY KEY (sale_id, kind, part)
+);
+
+CREATE TABLE notify_attempt (
+  delivery_id BIGINT NOT NULL,
+  number INTEGER NOT NULL,
+  at BIGINT NOT NULL,
+  duration_us BIGINT NOT NULL,
+  status INTEGER NOT NULL,
+  answer TEXT NOT NULL,
+  error VARCHAR(190) NOT NULL,
+  PRIMARY KEY (delivery_id, number)
+);
+
+CREATE TABLE notify_delivery (
+  id INTEGER NOT NULL PRIMARY KEY,
+  webhook_id BIGINT NOT NULL,
+  subject_kind SMALLINT NOT NULL,
+  subject_id BIGINT NOT NULL,
+  type VARCHAR(60) NOT NULL,
+  version BIGINT NOT NULL,
+  data TEXT NOT NULL,
+  at BIGINT NOT NULL,
+  state SMALLINT NOT NULL,
+  attempts INTEGER NOT NULL,
+  status INTEGER NOT NULL,
+  due_at BIGINT NOT NULL,
+  tried_at BIGINT NOT NULL,
+  give_up_at BIGINT NOT NULL
+);
+
+CREATE INDEX notify_delivery_due ON notify_delivery (webhook_id, state, due_at);
+
+CREATE UNIQUE INDEX notify_delivery_once ON notify_delivery (subject_id, webhook_id, type, version);
+
+CREATE TABLE notify_heard (
+  id INTEGER NOT NULL PRIMARY KEY,
+  what VARCHAR(60) NOT NULL,
+  data TEXT NOT NULL,
+  done BIGINT NOT NULL
+);
+
+CREATE TABLE notify_notice (
+  id INTEGER NOT NULL PRIMARY KEY,
+  user_id BIGINT NOT NULL,
+  kind VARCHAR(60) NOT NULL,
+  order_id BIGINT NOT NULL,
+  sale_id BIGINT NOT NULL,
+  at BIGINT NOT NULL
+);
+
+CREATE INDEX notify_notice_user ON notify_notice (user_id, id);
+
+CREATE TABLE notify_reader (
+  user_id INTEGER NOT NULL PRIMARY KEY,
+  up_to BIGINT NOT NULL
+);
+
+CREATE TABLE notify_webhook (
+  id INTEGER NOT NULL PRIMARY KEY,
+  url TEXT NOT NULL,
+  events TEXT NOT NULL,
+  description VARCHAR(190) NOT NULL,
+  rehearsals SMALLINT NOT NULL,
+  enabled SMALLINT NOT NULL,
+  deleted SMALLINT NOT NULL,
+  since_at BIGINT NOT NULL,
+  secret VARCHAR(190) NOT NULL,
+  old_secret VARCHAR(190) NOT NULL,
+  old_until BIGINT NOT NULL,
+  failures BIGINT NOT NULL,
+  failing_since BIGINT NOT NULL,
+  succeeded_at BIGINT NOT NULL,
+  failed_at BIGINT NOT NULL,
+  last_error VARCHAR(190) NOT NULL,
+  created_at BIGINT NOT NULL,
+  updated_at BIGINT NOT NULL
+);
 
 CREATE TABLE order_head (
   id INTEGER NOT NULL PRIMARY KEY,
@@ -378,7 +555,7 @@ CREATE TABLE sale_head (
   created_by BIGINT NOT NULL,
   created_at BIGINT NOT NULL,
   updated_at BIGINT NOT NULL
-);
+, mode VARCHAR(10) NOT NULL DEFAULT 'race', draw_at BIGINT NOT NULL DEFAULT 0, waiting_list SMALLINT NOT NULL DEFAULT 1, room SMALLINT NOT NULL DEFAULT 0, room_order VARCHAR(10) NOT NULL DEFAULT 'arrival', room_pace INTEGER NOT NULL DEFAULT 100, room_multiple INTEGER NOT NULL DEFAULT 3, brake VARCHAR(10) NOT NULL DEFAULT 'none', brake_bits INTEGER NOT NULL DEFAULT 16, per_address INTEGER NOT NULL DEFAULT 0);
 
 CREATE INDEX sale_head_state ON sale_head (state, ends_at);
 

@@ -31,6 +31,8 @@ const (
 	Write
 	Purchase
 	Admission
+	AdmissionAddress
+	Challenge
 	Poll
 	Import
 	Connect
@@ -66,6 +68,10 @@ var table = [nameCount]struct {
 	// Nobody's finger is faster; a script gains nothing over it.
 	Purchase:  {"purchase", ByUser, Rate{Count: 10, Per: time.Second, Burst: 20}},
 	Admission: {"admission", ByUser, Rate{Count: 5, Per: time.Second, Burst: 10}},
+	// A mobile network brings thousands at the opening through one address; more than these come one after another.
+	AdmissionAddress: {"admission_address", ByAddress, Rate{Count: 100, Per: time.Second, Burst: 1000}},
+	// A picture costs a millisecond of a core, and a person who cannot read one asks for a few more.
+	Challenge: {"challenge", ByUser, Rate{Count: 30, Per: time.Minute}},
 	Poll:      {"poll", ByUser, Rate{Count: 10, Per: time.Second, Burst: 20}},
 	// Each may read 20 MiB and write 100,000 rows.
 	Import: {"import", ByUser, Rate{Count: 10, Per: time.Minute}},

@@ -1,0 +1,88 @@
+package gate
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"levee"
+)
+
+// BenchmarkGate sets the gate's decisions beside the least that could do the job: a mutex, a number and a map.
+func BenchmarkGate(b *testing.B) {
+	b.Run("gate", func(b *testing.B) {
+		g := New(1 << 30)
+		g.Load(1<<40, 1, nil)
+		var n atomic.Int64
+		stop := make(chan struct{})
+		var settler sync.WaitGroup
+		settler.Go(func() {
+			for {
+				select {
+				case <-g.wake:
+					for batch := g.Next(512); batch != nil; batch = g.Next(512) {
+						g.Settle(batch)
+						for _, t := range batch {
+							t.Free()
+						}
+						g.recycle(batch)
+					}
+				case <-stop:
+					return
+				}
+			}
+		})
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			base := levee.UserID(n.Add(1) << 40)
+			for pb.Next() {
+				base++
+				g.Take(Attempt{ID: levee.ReservationID(base), Buyer: base, Quantity: 1, Key: 1})
+			}
+		})
+		b.StopTimer()
+		close(stop)
+		settler.Wait()
+	})
+	b.Run("mutex and map", func(b *testing.B) {
+		var mu sync.Mutex
+		stock, held := int64(1<<40), map[levee.UserID]int32{}
+		var n atomic.Int64
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			base := levee.UserID(n.Add(1) << 40)
+			for pb.Next() {
+				base++
+				mu.Lock()
+				if stock > 0 && held[base] < 1 {
+					stock--
+					held[base]++
+				}
+				mu.Unlock()
+			}
+		})
+	})
+	b.Run("gate, sold out", func(b *testing.B) {
+		g := New(1000)
+		g.Load(0, 1, nil)
+		var n atomic.Int64
+		b.RunParallel(func(pb *testing.PB) {
+			base := levee.UserID(n.Add(1) << 40)
+			for pb.Next() {
+				base++
+				g.Take(Attempt{Buyer: base, Quantity: 1})
+			}
+		})
+	})
+}
+
+// BenchmarkGateMemory reports the bytes that the gate keeps per buyer who took something.
+func BenchmarkGateMemory(b *testing.B) {
+	for b.Loop() {
+		t := newBuyerTable(0)
+		for n := range 1_000_000 {
+			t.add(levee.UserID(n + 1)).held = 1
+		}
+		b.ReportMetric(float64(len(t.entries)*16)/1e6, "bytes/buyer")
+	}
+}

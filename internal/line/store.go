@@ -1,0 +1,270 @@
+package line
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"levee"
+	"levee/internal/platform/db"
+)
+
+// querier is a *db.DB (what is committed) or a *db.Tx (what the transaction sees).
+type querier interface {
+	Query(ctx context.Context, query string, args ...any) (*db.Rows, error)
+	QueryRow(ctx context.Context, query string, args ...any) *db.Row
+}
+
+type scanner interface{ Scan(...any) error }
+
+// micro turns microseconds of SQL into a time; 0 is no time.
+func micro(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (s *Service) nowMicro() int64 { return s.Obs.Clock().UnixMicro() }
+
+// The states of line_head.
+const (
+	headAlive = 1
+	headOver  = 2
+)
+
+type head struct {
+	sale  levee.SaleID
+	draw  bool
+	last  int64
+	state int
+}
+
+// headTx reads a sale's row and locks it, so that those who join one line follow each other on every engine; ok is false where
+// there is none.
+func (s *Service) headTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (h head, ok bool, err error) {
+	h.sale = sale
+	var draw int
+	err = tx.QueryRow(ctx, "SELECT draw, last_place, state FROM line_head WHERE sale_id=?"+s.DB.Dialect().ForUpdate(), sale).Scan(&draw, &h.last, &h.state)
+	if errors.Is(err, db.ErrNoRows) {
+		return h, false, nil
+	}
+	h.draw = draw != 0
+	return h, err == nil, err
+}
+
+func (s *Service) insertHeadTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, draw bool) error {
+	_, err := tx.Exec(ctx, "INSERT INTO line_head (sale_id, draw, last_place, state, created_at) VALUES (?,?,0,?,?)", sale, flag(draw), headAlive, s.nowMicro())
+	return err
+}
+
+func (s *Service) setLastPlaceTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, place int64) error {
+	_, err := tx.Exec(ctx, "UPDATE line_head SET last_place=? WHERE sale_id=?", place, sale)
+	return err
+}
+
+func (s *Service) endHeadTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) error {
+	_, err := tx.Exec(ctx, "UPDATE line_head SET state=? WHERE sale_id=?", headOver, sale)
+	return err
+}
+
+// alive lists the lines whose sales are not over, oldest first.
+func (s *Service) alive(ctx context.Context) (list []head, err error) {
+	rows, err := s.DB.Query(ctx, "SELECT sale_id, draw, last_place, state FROM line_head WHERE state=? ORDER BY sale_id", headAlive)
+	return list, each(rows, err, func() error {
+		var h head
+		var draw int
+		err := rows.Scan(&h.sale, &draw, &h.last, &h.state)
+		h.draw = draw != 0
+		list = append(list, h)
+		return err
+	})
+}
+
+// each scans every row and closes them.
+func each(rows *db.Rows, err error, scan func() error) error {
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+const entryColumns = "id, sale_id, buyer_id, draw, quantity, want, place, state, reason, reservation_id, given, pay_by, created_at, updated_at"
+
+func scanEntry(row scanner) (e Entry, err error) {
+	var reservation db.NullInt64
+	var payBy, created, updated int64
+	var drawn int
+	err = row.Scan(&e.ID, &e.Sale, &e.Buyer, &drawn, &e.Quantity, &e.want, &e.Place, &e.State, &e.Reason, &reservation, &e.Given, &payBy, &created, &updated)
+	e.Draw, e.Reservation = drawn != 0, levee.ReservationID(reservation.Int64)
+	e.PayBy, e.EnteredAt, e.UpdatedAt = micro(payBy), micro(created), micro(updated)
+	return e, err
+}
+
+// oneEntry reads the first entry that a query finds; found is false where there is none.
+func oneEntry(ctx context.Context, q querier, where string, args ...any) (e Entry, found bool, err error) {
+	e, err = scanEntry(q.QueryRow(ctx, "SELECT "+entryColumns+" FROM line_entry WHERE "+where, args...))
+	if errors.Is(err, db.ErrNoRows) {
+		return e, false, nil
+	}
+	return e, err == nil, err
+}
+
+func entries(ctx context.Context, q querier, where string, args ...any) (list []Entry, err error) {
+	rows, err := q.Query(ctx, "SELECT "+entryColumns+" FROM line_entry WHERE "+where, args...)
+	return list, each(rows, err, func() error {
+		e, err := scanEntry(rows)
+		list = append(list, e)
+		return err
+	})
+}
+
+// latestOf returns the buyer's entry in a sale, the latest of several.
+func latestOf(ctx context.Context, q querier, sale levee.SaleID, buyer levee.UserID) (Entry, bool, error) {
+	return oneEntry(ctx, q, "sale_id=? AND buyer_id=? ORDER BY id DESC LIMIT 1", sale, buyer)
+}
+
+func entryByID(ctx context.Context, q querier, id levee.EntryID) (Entry, bool, error) {
+	return oneEntry(ctx, q, "id=?", id)
+}
+
+func entryByReservation(ctx context.Context, q querier, r levee.ReservationID) (Entry, bool, error) {
+	return oneEntry(ctx, q, "reservation_id=?", r)
+}
+
+// nextTx returns who is next in line, at most n.
+func nextTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, n int64) ([]Entry, error) {
+	return entries(ctx, tx, "sale_id=? AND state=? ORDER BY place LIMIT ?", sale, StateWaiting, n)
+}
+
+func someWaitTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (bool, error) {
+	list, err := nextTx(ctx, tx, sale, 1)
+	return len(list) > 0, err
+}
+
+func timesInTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, buyer levee.UserID) (n int, err error) {
+	return n, tx.QueryRow(ctx, "SELECT COUNT(*) FROM line_entry WHERE sale_id=? AND buyer_id=?", sale, buyer).Scan(&n)
+}
+
+func (s *Service) insertEntryTx(ctx context.Context, tx *db.Tx, e Entry) error {
+	at := e.EnteredAt.UnixMicro()
+	_, err := tx.Exec(ctx, "INSERT INTO line_entry (id, sale_id, buyer_id, holder, draw, quantity, want, place, state, reason, reservation_id, "+
+		"given, pay_by, created_at, updated_at) VALUES (?,?,?,?,?,?,?,?,?,'',NULL,0,0,?,?)",
+		e.ID, e.Sale, e.Buyer, e.Buyer, flag(e.Draw), e.Quantity, e.want, e.Place, e.State, at, at)
+	return err
+}
+
+// moveEntryTx is the compare-and-set on which every step of an entry turns: it writes e's state and offer if the entry is still
+// in the state from, and reports whether it was.
+func (s *Service) moveEntryTx(ctx context.Context, tx *db.Tx, e *Entry, from State) (bool, error) {
+	e.UpdatedAt = s.Obs.Clock().UTC().Truncate(time.Microsecond)
+	var holder, reservation any
+	if e.State.alive() {
+		holder = int64(e.Buyer)
+	}
+	if e.Reservation != 0 {
+		reservation = int64(e.Reservation)
+	}
+	payBy := int64(0)
+	if !e.PayBy.IsZero() {
+		payBy = e.PayBy.UnixMicro()
+	}
+	r, err := tx.Exec(ctx, "UPDATE line_entry SET state=?, holder=?, reason=?, reservation_id=?, given=?, pay_by=?, updated_at=? WHERE id=? AND state=?",
+		e.State, holder, e.Reason, reservation, e.Given, payBy, e.UpdatedAt.UnixMicro(), e.ID, from)
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n == 1, err
+}
+
+// rankTx writes an entry's place by the draw. It may be written again with the same values.
+func (s *Service) rankTx(ctx context.Context, tx *db.Tx, id int64, place int64, want int32) error {
+	_, err := tx.Exec(ctx, "UPDATE line_entry SET state=?, place=?, want=?, updated_at=? WHERE id=? AND state=?",
+		StateWaiting, place, want, s.nowMicro(), id, StateEntered)
+	return err
+}
+
+// frozenList reads the entries of a closed draw. Some may be ranked already, by a run that was cut off.
+func frozenList(ctx context.Context, q querier, sale levee.SaleID, expected int64) (list []frozen, err error) {
+	list = make([]frozen, 0, expected)
+	for _, state := range []State{StateEntered, StateWaiting} {
+		rows, err := q.Query(ctx, "SELECT id, quantity FROM line_entry WHERE sale_id=? AND state=?", sale, state)
+		err = each(rows, err, func() error {
+			f := frozen{ranked: state == StateWaiting}
+			err := rows.Scan(&f.id, &f.quantity)
+			list = append(list, f)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+type frozen struct {
+	id       int64
+	quantity int32
+	ranked   bool
+}
+
+// load reads a line's places and counts.
+func load(ctx context.Context, tx *db.Tx, h head, drawn bool) (*places, error) {
+	p := newPlaces(!h.draw || drawn)
+	if !p.inOrder { // places that a cut-off run wrote are not public yet
+		err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM line_entry WHERE sale_id=? AND state IN (?,?)", h.sale, StateEntered, StateWaiting).Scan(&p.entered)
+		return p, err
+	}
+	p.grow(h.last)
+	rows, err := tx.Query(ctx, "SELECT place FROM line_entry WHERE sale_id=? AND state=?", h.sale, StateWaiting)
+	err = each(rows, err, func() error {
+		var place int64
+		err := rows.Scan(&place)
+		p.move(place, 1, 0, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, tx.QueryRow(ctx, "SELECT COUNT(*) FROM line_entry WHERE sale_id=? AND state=?", h.sale, StateOffered).Scan(&p.offered)
+}
+
+// list returns entries of a sale, newest first, and perhaps of one state only.
+func (s *Service) list(ctx context.Context, sale levee.SaleID, state State, p levee.Page) ([]Entry, error) {
+	after := p.After
+	if after == 0 {
+		after = 1<<63 - 1
+	}
+	where, args := "sale_id=? AND id<?", []any{sale, after}
+	if state != 0 { // the plus keeps the engine from the order of places, which it would have to sort
+		where, args = where+" AND +state=?", append(args, state)
+	}
+	return entries(ctx, s.DB, where+" ORDER BY id DESC LIMIT ?", append(args, p.Limit)...)
+}
+
+// tally counts a line's entries by state.
+func (s *Service) tally(ctx context.Context, sale levee.SaleID) (map[State]int64, error) {
+	counts := map[State]int64{}
+	rows, err := s.DB.Query(ctx, "SELECT state, COUNT(*) FROM line_entry WHERE sale_id=? GROUP BY state", sale)
+	return counts, each(rows, err, func() error {
+		var state State
+		var n int64
+		err := rows.Scan(&state, &n)
+		counts[state] = n
+		return err
+	})
+}
