@@ -21,10 +21,11 @@ import (
 var dist embed.FS
 
 // policy is the content security policy of every page: nothing from elsewhere, nothing inline, no string ever becomes code or
-// markup. "vue" is the one Trusted Types policy, by which Vue makes its own templates.
+// markup. "vue" is the Trusted Types policy by which Vue makes its own templates, "levee-worker" the one that lets the storefront start
+// its worker file and no other script.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; " +
 	"worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; " +
-	"require-trusted-types-for 'script'; trusted-types vue"
+	"require-trusted-types-for 'script'; trusted-types vue levee-worker"
 
 const consolePrefix = "/console"
 
@@ -43,9 +44,13 @@ type face struct {
 
 // Handler serves the storefront at / and the console at /console/. Paths that are no file get the app's index, which routes them by
 // itself; a missing asset is 404. It answers GET and HEAD only and holds no state.
-func Handler() http.Handler {
-	store, console := load("dist/storefront"), load("dist/console")
+func Handler() http.Handler { return serve(dist) }
+
+// serve is Handler for the pages in a file system.
+func serve(pages fs.FS) http.Handler {
+	store, console := load(pages, "dist/storefront"), load(pages, "dist/console")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Security-Policy"] = []string{policy} // on every answer, so that none is forgotten
 		f, name := store, r.URL.Path
 		if inside, ok := strings.CutPrefix(name, consolePrefix); ok && (inside == "" || inside[0] == '/') {
 			if inside == "" {
@@ -64,14 +69,14 @@ func Built() bool {
 	return err == nil
 }
 
-func load(dir string) *face {
+func load(pages fs.FS, dir string) *face {
 	f := &face{files: map[string]*file{}}
-	_ = fs.WalkDir(dist, dir, func(name string, d fs.DirEntry, err error) error { // a folder that is not there has no files
+	_ = fs.WalkDir(pages, dir, func(name string, d fs.DirEntry, err error) error { // a folder that is not there has no files
 		if err != nil || d.IsDir() {
 			return nil
 		}
 		ext := path.Ext(name)
-		text, err := dist.ReadFile(name)
+		text, err := fs.ReadFile(pages, name)
 		if err != nil {
 			return nil
 		}
@@ -91,6 +96,11 @@ func load(dir string) *face {
 		}
 		return nil
 	})
+	for name, e := range f.files {
+		if e.etag == "" { // compressed forms of a file that is not there
+			delete(f.files, name)
+		}
+	}
 	return f
 }
 
@@ -105,7 +115,6 @@ func (f *face) file(name string) *file {
 
 func (f *face) serve(w http.ResponseWriter, r *http.Request, name string) {
 	h := w.Header()
-	h["Content-Security-Policy"] = []string{policy}
 	h["Cache-Control"] = []string{"no-cache"} // kept, but asked for each time
 	e := f.files[name]
 	switch {
@@ -154,7 +163,7 @@ func acceptedEncoding(accept string) (best string) {
 		if q := strings.TrimSpace(params); q == "q=0" || q == "q=0.0" || q == "q=0.00" || q == "q=0.000" {
 			continue
 		}
-		switch name {
+		switch strings.TrimSpace(name) {
 		case "br":
 			return "br"
 		case "gzip":

@@ -45,7 +45,7 @@ export async function problemOf(response: Response): Promise<Problem> {
     response.status,
     String(body.error ?? body.code ?? `http_${response.status}`),
     String(body.detail ?? body.title ?? response.statusText),
-    Array.isArray(body.fields) ? (body.fields as Refused[]) : [],
+    Array.isArray(body.errors) ? (body.errors as Refused[]) : [],
     body,
     seconds(response.headers.get('Retry-After')),
     response.headers.get('X-Request-Id') ?? undefined,

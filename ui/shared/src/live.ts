@@ -17,6 +17,9 @@ export interface Watch<T> {
   read(): Promise<number | undefined | void>
   /** Tells whether events come through. */
   state?(live: boolean): void
+  /** Milliseconds after which a hidden page reads again and again; without it a hidden page asks nothing. For what its owner waits
+   * for elsewhere: browsers slow such timers down to a minute by themselves. */
+  whenHidden?: number
 }
 
 const pollEvery = 3000
@@ -55,7 +58,19 @@ export function watch<T>(w: Watch<T>): Live {
     clearTimeout(poll)
     if (over || live || document.hidden) return
     const after = await read()
-    if (!over && !live && !document.hidden) poll = setTimeout(polling, after)
+    if (!over && !live && !document.hidden) {
+      clearTimeout(poll) // two chains never run side by side
+      poll = setTimeout(polling, after)
+    }
+  }
+  const dozing = async (): Promise<void> => {
+    clearTimeout(poll)
+    if (over || !document.hidden || w.whenHidden === undefined) return
+    await read()
+    if (!over && document.hidden) {
+      clearTimeout(poll)
+      poll = setTimeout(dozing, w.whenHidden)
+    }
   }
   const close = (): void => {
     source?.close()
@@ -86,7 +101,7 @@ export function watch<T>(w: Watch<T>): Live {
     for (const kind of w.kinds)
       source.addEventListener(kind, (e) => {
         alive()
-        w.on(kind, JSON.parse((e as MessageEvent<string>).data) as T)
+        if (!over) w.on(kind, JSON.parse((e as MessageEvent<string>).data) as T)
       })
     source.addEventListener('reset', () => void read()) // events were missed
     source.addEventListener('ping', alive)
@@ -95,14 +110,17 @@ export function watch<T>(w: Watch<T>): Live {
     if (document.hidden) {
       close()
       tell(false)
+      if (w.whenHidden !== undefined) poll = setTimeout(dozing, w.whenHidden)
     } else {
+      clearTimeout(poll)
       open()
       void polling()
     }
   }
   document.addEventListener('visibilitychange', seen)
   open()
-  void polling()
+  if (document.hidden) void dozing()
+  else void polling()
   return {
     stop() {
       over = true

@@ -1,0 +1,256 @@
+// Every call to the server, under the names that pages use. Types come from the server's own description of itself. What it does not
+// describe yet stands under "to come" and is written from the contract.
+import { api, problemOf, Problem, type components, type paths } from '@levee/shared'
+import { ask, session, type Me } from './session'
+
+type S = components['schemas']
+
+export type Money = S['Money']
+export type Product = S['CatalogProductView']
+export type Sku = S['CatalogSkuView']
+export type Picture = S['CatalogPictureView']
+export type Movement = S['CatalogMovementView']
+export type ImportResult = S['CatalogImportView']
+export type ImportError = S['CatalogImportErrorView']
+export type Order = S['OrderView']
+export type OrderStep = S['OrderEntryView']
+export type Payment = S['PaymentView']
+export type AuditEntry = S['IdentityAuditView']
+export type Account = S['SaleAccountView']
+export type SaleAct = S['SaleActView']
+export type Readiness = S['GetReadinessResponse']
+export type ActName = S['ActOnSaleRequest']['act']
+
+/** Runs a typed call through ask and takes the body out. */
+const of = <T>(call: () => Promise<{ data?: T }>): Promise<NonNullable<T>> => ask(async () => (await call()).data as NonNullable<T>)
+const done = (call: () => Promise<unknown>): Promise<void> => ask(async () => void (await call()))
+
+/** A call that the description does not know. */
+function send<T>(method: string, path: string, body?: unknown, key?: string): Promise<T> {
+  return ask(async () => {
+    const headers: Record<string, string> = { Accept: 'application/json' }
+    if (body !== undefined) headers['Content-Type'] = 'application/json'
+    if (key) headers['Idempotency-Key'] = key
+    let response: Response
+    try {
+      response = await fetch(path, {
+        method,
+        headers,
+        credentials: 'same-origin',
+        body: body === undefined ? undefined : JSON.stringify(body),
+        signal: AbortSignal.timeout(20_000),
+      })
+    } catch (e) {
+      throw new Problem(0, 'unreachable', e instanceof Error ? e.message : String(e))
+    }
+    if (!response.ok) throw await problemOf(response)
+    return (response.status === 204 ? undefined : await response.json()) as T
+  })
+}
+
+const query = (values: Record<string, string | number | undefined>): string => {
+  const q = new URLSearchParams()
+  for (const [k, v] of Object.entries(values)) if (v !== undefined && v !== '') q.set(k, String(v))
+  const text = q.toString()
+  return text && `?${text}`
+}
+
+// ---- who ----
+
+/** Sets session.user. A visitor is no problem. */
+export async function whoAmI(): Promise<void> {
+  try {
+    const { data } = await api.GET('/v1/me')
+    session.user = data as unknown as Me
+    session.known = true
+  } catch (e) {
+    if (e instanceof Problem && e.status === 401) {
+      session.user = undefined
+      session.known = true
+      return
+    }
+    throw e
+  }
+}
+
+/** Begins a session of the browser. It does not go through ask: a wrong password is not a session that ended. */
+export async function signIn(name: string, password: string): Promise<Me> {
+  const phone = /^\+?[\d\s-]{6,}$/.test(name.trim())
+  const body = phone ? { phone: name.trim(), password, cookie: true } : { name: name.trim(), password, cookie: true }
+  const { data } = await api.POST('/v1/sessions', { body })
+  return data!.user as Me
+}
+
+export async function signOut(): Promise<void> {
+  try {
+    await api.DELETE('/v1/sessions/{id}', { params: { path: { id: 'current' } } })
+  } catch (e) {
+    if (!(e instanceof Problem && e.status === 401)) throw e // it had ended already
+  }
+  session.user = undefined
+}
+
+export const setupNeeded = (): Promise<boolean> => of(() => api.GET('/v1/setup')).then((b) => b.needed)
+export const setUp = (body: S['SetUpRequest']): Promise<unknown> => of(() => api.POST('/v1/setup', { body }))
+
+// ---- products ----
+
+export const listProducts = (q: { prefix?: string; state?: string; after?: string; limit?: number }) =>
+  of(() => api.GET('/v1/products', { params: { query: q as NonNullable<paths['/v1/products']['get']['parameters']['query']> } }))
+export const getProduct = (id: string) => of(() => api.GET('/v1/products/{id}', { params: { path: { id } }, cache: 'no-store' }))
+export const createProduct = (body: S['CatalogProductRequest'], key: string) =>
+  of(() => api.POST('/v1/products', { body, params: { header: { 'Idempotency-Key': key } } }))
+export const updateProduct = (id: string, body: S['CatalogProductPatch']) => of(() => api.PATCH('/v1/products/{id}', { params: { path: { id } }, body }))
+export const getSku = (id: string) => of(() => api.GET('/v1/skus/{id}', { params: { path: { id } } }))
+export const createSku = (id: string, body: S['CatalogSkuRequest'], key: string) =>
+  of(() => api.POST('/v1/products/{id}/skus', { params: { path: { id }, header: { 'Idempotency-Key': key } }, body }))
+export const updateSku = (id: string, body: S['CatalogSkuPatch']) => of(() => api.PATCH('/v1/skus/{id}', { params: { path: { id } }, body }))
+export const adjustStock = (id: string, body: S['CatalogMovementRequest'], key: string) =>
+  of(() => api.POST('/v1/skus/{id}/movements', { params: { path: { id }, header: { 'Idempotency-Key': key } }, body }))
+export const listMovements = (id: string, after?: string) =>
+  of(() => api.GET('/v1/skus/{id}/movements', { params: { path: { id }, query: { after, limit: 20 } } }))
+export const deletePicture = (id: string) => done(() => api.DELETE('/v1/pictures/{id}', { params: { path: { id } } }))
+export const pictureUrl = (id: string): string => `/v1/pictures/${encodeURIComponent(id)}`
+export const exportUrl = (format: 'csv' | 'jsonl'): string => `/v1/products/export${query({ format, bom: format === 'csv' ? 'true' : undefined })}`
+
+/** Sends a file as the body, and tells how much of it is on its way (0 to 1). */
+function upload<T>(path: string, file: Blob, type: string, progress: (part: number) => void): Promise<T> {
+  return ask(
+    () =>
+      new Promise<T>((resolve, reject) => {
+        const x = new XMLHttpRequest()
+        x.open('POST', path)
+        x.setRequestHeader('Content-Type', type)
+        x.timeout = 180_000
+        x.upload.onprogress = (e) => e.lengthComputable && progress(e.loaded / e.total)
+        x.upload.onload = () => progress(1)
+        x.onerror = x.ontimeout = () => reject(new Problem(0, 'unreachable', ''))
+        x.onload = () => {
+          if (x.status < 300) return resolve(JSON.parse(x.responseText) as T)
+          const headers = new Headers()
+          for (const h of ['Retry-After', 'X-Request-Id']) {
+            const v = x.getResponseHeader(h)
+            if (v) headers.set(h, v)
+          }
+          void problemOf(new Response(x.responseText, { status: x.status, headers })).then(reject)
+        }
+        x.send(file)
+      }),
+  )
+}
+
+export const addPicture = (product: string, file: Blob, alt: string, progress: (part: number) => void) =>
+  upload<Picture>(`/v1/products/${encodeURIComponent(product)}/pictures${query({ alt })}`, file, file.type, progress)
+export const importProducts = (file: Blob, format: 'csv' | 'jsonl', o: { mode: string; stock: string }, progress: (part: number) => void) =>
+  upload<ImportResult>(`/v1/products/import${query(o)}`, file, format === 'csv' ? 'text/csv' : 'application/x-ndjson', progress)
+
+// ---- sales ----
+
+export type Sale = S['SaleView']
+export type Terms = Required<Omit<S['SaleTermsBody'], 'draw_at' | 'version' | 'admission'>> & Pick<S['SaleTermsBody'], 'draw_at' | 'version'> & { admission: Required<S['SalePolicyBody']> }
+export type SaleCheck = S['CheckSaleResponse']
+export type Numbers = S['TallyPointView']
+export type Draw = S['LineDrawView']
+
+export const listSales = (q: { after?: string; limit?: number; live?: boolean }) =>
+  of(() => api.GET('/v1/sales', { params: { query: q } })).then((b) => ({ items: b.sales, next: b.next }))
+export const getSale = (sale: string) => of(() => api.GET('/v1/sales/{sale}', { params: { path: { sale } } }))
+export const createSale = (body: Terms, key: string) => of(() => api.POST('/v1/sales', { params: { header: { 'Idempotency-Key': key } }, body }))
+export const changeSale = (sale: string, body: Terms) => of(() => api.PUT('/v1/sales/{sale}', { params: { path: { sale } }, body }))
+export const checkSale = (body: S['PlanCheckBody']) => of(() => api.POST('/v1/sale-checks', { body }))
+export const duplicateSale = (sale: string, body: S['DuplicateSaleRequest'], key: string) =>
+  of(() => api.POST('/v1/sales/{sale}/duplicates', { params: { path: { sale }, header: { 'Idempotency-Key': key } }, body }))
+export const actOnSale = (sale: string, body: S['ActOnSaleRequest'], key: string) =>
+  of(() => api.POST('/v1/sales/{sale}/acts', { params: { path: { sale }, header: { 'Idempotency-Key': key } }, body }))
+export const listActs = (sale: string, after?: number) => of(() => api.GET('/v1/sales/{sale}/acts', { params: { path: { sale }, query: { after, limit: 50 } } }))
+export const getAccount = (sale: string) => of(() => api.GET('/v1/sales/{sale}/account', { params: { path: { sale } } }))
+export const reconcile = (sale: string) => of(() => api.POST('/v1/sales/{sale}/reconciliations', { params: { path: { sale } } }))
+export const getReadiness = (sale: string) => of(() => api.GET('/v1/sales/{sale}/readiness', { params: { path: { sale } } }))
+export const rehearse = (sale: string, body: S['RehearseSaleRequest'], key: string) =>
+  of(() => api.POST('/v1/sales/{sale}/rehearsals', { params: { path: { sale }, header: { 'Idempotency-Key': key } }, body }))
+export const getDraw = (sale: string) => of(() => api.GET('/v1/sales/{sale}/draw', { params: { path: { sale } } }))
+
+export const outcomes = ['won', 'repeated', 'sold_out', 'limit_reached', 'not_open', 'paused', 'admission', 'unavailable', 'other'] as const
+export type Outcome = (typeof outcomes)[number]
+
+// The description leaves out what a body takes from another one; the newest point is there, beside the series.
+export const getNumbers = (sale: string) => of(() => api.GET('/v1/sales/{sale}/live', { params: { path: { sale } } })) as unknown as Promise<Numbers>
+export const getHistory = (sale: string) =>
+  of(() => api.GET('/v1/sales/{sale}/live', { params: { path: { sale }, query: { history: true } } })) as unknown as Promise<Numbers & { series?: Numbers[] }>
+export const numbersUrl = (sale: string): string => `/v1/sales/${encodeURIComponent(sale)}/live/events`
+
+// ---- orders ----
+
+export const listOrders = (q: { state?: string; buyer?: string; sale?: string; from?: string; to?: string; after?: string; limit?: number }) =>
+  of(() => api.GET('/v1/orders', { params: { query: q } }))
+export const getOrder = (id: string) => of(() => api.GET('/v1/orders/{id}', { params: { path: { id } } }))
+export const getTimeline = (id: string) => of(() => api.GET('/v1/orders/{id}/timeline', { params: { path: { id } } }))
+export const listPayments = (id: string) => of(() => api.GET('/v1/orders/{id}/payments', { params: { path: { id } } }))
+export const cancelOrder = (id: string, reason: string, key: string) =>
+  of(() => api.POST('/v1/orders/{id}/cancellation', { params: { path: { id }, header: { 'Idempotency-Key': key } }, body: { reason } }))
+export const refundOrder = (id: string, reason: string, key: string) =>
+  of(() => api.POST('/v1/orders/{id}/refund', { params: { path: { id }, header: { 'Idempotency-Key': key } }, body: { reason } }))
+export const refundPayment = (id: string, reason: string, key: string) =>
+  of(() => api.POST('/v1/payments/{id}/refund', { params: { path: { id }, header: { 'Idempotency-Key': key } }, body: { reason } }))
+export const shipOrder = (id: string, body: S['OrderShipRequest'], key: string) =>
+  of(() => api.POST('/v1/orders/{id}/shipment', { params: { path: { id }, header: { 'Idempotency-Key': key } }, body }))
+export const completeOrder = (id: string, key: string) =>
+  of(() => api.POST('/v1/orders/{id}/completion', { params: { path: { id }, header: { 'Idempotency-Key': key } } }))
+
+// ---- audit ----
+
+export const listAudit = (q: { actor?: string; subject?: string; action?: string; after?: string; limit?: number }) =>
+  of(() => api.GET('/v1/audit', { params: { query: q } }))
+
+// ---- to come: written from the contract until the description has it ----
+
+export interface Webhook {
+  id: string
+  url: string
+  events: string[]
+  description: string
+  rehearsals: boolean
+  enabled: boolean
+  secret?: string
+  old_secret_until?: string
+  health: { state: 'unused' | 'ok' | 'failing'; failures: number; failing_since?: string; succeeded_at?: string; failed_at?: string; last_error?: string; waiting?: number }
+  created_at: string
+  updated_at: string
+}
+export interface Delivery {
+  id: string
+  webhook: string
+  type: string
+  subject?: string
+  version: number
+  state: 'pending' | 'delivered' | 'failed' | 'parked'
+  attempts: number
+  status?: number
+  at: string
+  tried_at?: string
+  due_at?: string
+  give_up_at?: string
+}
+export interface Attempt {
+  number: number
+  at: string
+  duration_ms: number
+  status?: number
+  answer?: string
+  error?: string
+}
+export type WholeDelivery = Delivery & { payload: unknown; attempt_log: Attempt[] }
+export type WebhookText = Pick<Webhook, 'url' | 'events' | 'description' | 'rehearsals'>
+
+const hook = (id: string): string => `/v1/webhooks/${encodeURIComponent(id)}`
+export const listWebhooks = (): Promise<{ items: Webhook[] }> => send('GET', '/v1/webhooks')
+export const getWebhook = (id: string): Promise<Webhook> => send('GET', hook(id))
+export const createWebhook = (body: WebhookText): Promise<Webhook> => send('POST', '/v1/webhooks', body)
+export const changeWebhook = (id: string, body: Partial<WebhookText & Pick<Webhook, 'enabled'>>): Promise<Webhook> => send('PATCH', hook(id), body)
+export const deleteWebhook = (id: string): Promise<void> => send('DELETE', hook(id))
+export const rotateSecret = (id: string): Promise<Webhook> => send('POST', `${hook(id)}/secrets`)
+export const pingWebhook = (id: string): Promise<Delivery> => send('POST', `${hook(id)}/pings`)
+export const listDeliveries = (id: string, q: { state?: string; after?: string; limit?: number }): Promise<{ items: Delivery[]; next?: string }> => send('GET', `${hook(id)}/deliveries${query(q)}`)
+export const getDelivery = (id: string): Promise<WholeDelivery> => send('GET', `/v1/webhook-deliveries/${encodeURIComponent(id)}`)
+export const replayDelivery = (id: string): Promise<Delivery> => send('POST', `/v1/webhook-deliveries/${encodeURIComponent(id)}/replays`)
+export const replayFrom = (id: string, body: { from: string; to?: string }): Promise<{ replayed: number; more: boolean }> => send('POST', `${hook(id)}/replays`, body)

@@ -1,0 +1,227 @@
+// Every call to the house, one function each. Amounts are in minor units, times are RFC 3339 in UTC. A refused call throws a Problem.
+import { api, type components } from '@levee/shared'
+
+type Schemas = components['schemas']
+
+export type Product = Schemas['CatalogProductView']
+export type Sku = Schemas['CatalogSkuView']
+export type Picture = Schemas['CatalogPictureView']
+export type Order = Schemas['OrderView']
+export type OrderEntry = Schemas['OrderEntryView']
+export type Payment = Schemas['PaymentView']
+export type User = Schemas['IdentityUserView']
+export type Session = Schemas['IdentitySessionView']
+export type Ticket = Schemas['SaleTicketView']
+
+export type Sale = Schemas['SaleView']
+export type Phase = Sale['phase']
+export type Place = Schemas['AdmissionPlaceView']
+export type Challenge = Schemas['AdmissionChallengeView']
+export type Entry = Schemas['LineEntryView']
+export type Draw = Schemas['LineDrawView']
+
+// What the streams carry is not in the schema.
+
+/** How the line of a waiting room moves. */
+export interface LineNews {
+  served: number
+  waiting: number
+  per_second: number
+  open: boolean
+}
+
+/** How long the line of a sale is: its draw's entries, its waiting list. */
+export interface LineNumbers {
+  drawn: boolean
+  entries: number
+  waiting: number
+  offered: number
+}
+
+// ---- Declared by hand until the schema has them ----
+
+export interface Notice {
+  id: string
+  kind: string
+  subject: { order?: string; sale?: string }
+  at: string
+  read: boolean
+}
+
+interface Loose {
+  GET(path: string, init?: object): Promise<{ data?: unknown; response: Response }>
+  POST(path: string, init?: object): Promise<{ data?: unknown; response: Response }>
+}
+const loose = api as unknown as Loose
+
+export const events = {
+  sale: (sale: string): string => `/v1/sales/${encodeURIComponent(sale)}/events`,
+  room: (sale: string): string => `/v1/sales/${encodeURIComponent(sale)}/admissions/events`,
+  line: (sale: string): string => `/v1/sales/${encodeURIComponent(sale)}/line/events`,
+  reservation: (reservation: string): string => `/v1/reservations/${encodeURIComponent(reservation)}/events`,
+  notices: '/v1/notices/events',
+}
+
+/** Asks for admission, with the ticket of an earlier place and the proof that a brake asked for. */
+export async function admit(sale: string, ticket?: string, proof?: { challenge: string; answer: string }): Promise<Place> {
+  const body = ticket || proof ? { ...(ticket && { ticket }), ...(proof && { proof }) } : undefined
+  const { data } = await api.POST('/v1/sales/{sale}/admissions', { params: { path: { sale } }, body })
+  return data!
+}
+
+/** One's place in the waiting room. */
+export async function place(sale: string): Promise<Place> {
+  const { data } = await api.GET('/v1/sales/{sale}/admissions/mine', { params: { path: { sale } } })
+  return data!
+}
+
+export async function leaveRoom(sale: string): Promise<void> {
+  await api.DELETE('/v1/sales/{sale}/admissions/mine', { params: { path: { sale } } })
+}
+
+export async function challenge(sale: string, kind?: 'work' | 'picture'): Promise<Challenge> {
+  const { data } = await api.POST('/v1/sales/{sale}/challenges', { params: { path: { sale } }, body: kind ? { kind } : undefined })
+  return data!
+}
+
+export async function joinLine(sale: string, quantity: number, key: string): Promise<Entry> {
+  const { data } = await api.POST('/v1/sales/{sale}/line', { params: { path: { sale }, header: { 'Idempotency-Key': key } }, body: { quantity } })
+  return data!
+}
+
+export async function lineEntry(sale: string): Promise<Entry> {
+  const { data } = await api.GET('/v1/sales/{sale}/line/mine', { params: { path: { sale } } })
+  return data!
+}
+
+export async function leaveLine(sale: string): Promise<void> {
+  await api.DELETE('/v1/sales/{sale}/line/mine', { params: { path: { sale } } })
+}
+
+export async function draw(sale: string): Promise<Draw> {
+  const { data } = await api.GET('/v1/sales/{sale}/draw', { params: { path: { sale } } })
+  return data!
+}
+
+export async function notices(after?: string, limit = 20): Promise<{ items: Notice[]; unread: number; next?: string }> {
+  return (await loose.GET('/v1/notices', { params: { query: { after, limit } } })).data as { items: Notice[]; unread: number; next?: string }
+}
+
+export async function readNotices(upTo: string): Promise<void> {
+  await loose.POST('/v1/notices/reads', { body: { up_to: upTo } })
+}
+
+// ---- Sales and products ----
+
+export async function sale(id: string): Promise<Sale> {
+  const { data } = await api.GET('/v1/sales/{sale}', { params: { path: { sale: id } } })
+  return data!
+}
+
+/** Sales that are not over, newest first. */
+export async function liveSales(): Promise<Sale[]> {
+  const { data } = await api.GET('/v1/sales', { params: { query: { live: true, limit: 50 } } })
+  return data!.sales ?? []
+}
+
+/** Takes units. The same key gives the first answer again. */
+export async function buy(sale: string, quantity: number, key: string, token?: string): Promise<Ticket> {
+  const header = { 'Idempotency-Key': key, ...(token && { 'Levee-Admission': token }) }
+  const { data } = await api.POST('/v1/sales/{sale}/purchases', { params: { path: { sale }, header }, body: { quantity } })
+  return data!
+}
+
+export async function reservation(id: string): Promise<Ticket> {
+  const { data } = await api.GET('/v1/reservations/{reservation}', { params: { path: { reservation: id } } })
+  return data!
+}
+
+export async function products(after?: string, limit = 12): Promise<{ items: Product[]; next?: string }> {
+  const { data } = await api.GET('/v1/products', { params: { query: { after, limit } } })
+  return { items: data!.items ?? [], next: data!.next }
+}
+
+export async function product(id: string): Promise<Product> {
+  const { data } = await api.GET('/v1/products/{id}', { params: { path: { id } } })
+  return data!
+}
+
+// ---- Orders ----
+
+export async function order(id: string): Promise<Order> {
+  const { data } = await api.GET('/v1/orders/{id}', { params: { path: { id } } })
+  return data!
+}
+
+/** One's own orders; an operator would be shown everybody's if the buyer were left out. */
+export async function orders(buyer: string, more: { sale?: string; after?: string; limit?: number } = {}): Promise<{ items: Order[]; next?: string }> {
+  const { data } = await api.GET('/v1/orders', { params: { query: { buyer, ...more } } })
+  return { items: data!.items ?? [], next: data!.next }
+}
+
+export async function timeline(order: string): Promise<OrderEntry[]> {
+  const { data } = await api.GET('/v1/orders/{id}/timeline', { params: { path: { id: order } } })
+  return data!.items ?? []
+}
+
+export async function orderSku(sku: string, quantity: number, key: string): Promise<Order> {
+  const { data } = await api.POST('/v1/orders', { params: { header: { 'Idempotency-Key': key } }, body: { lines: [{ sku, quantity }] } })
+  return data!
+}
+
+export async function cancel(order: string, key: string): Promise<Order> {
+  const { data } = await api.POST('/v1/orders/{id}/cancellation', { params: { path: { id: order }, header: { 'Idempotency-Key': key } } })
+  return data!
+}
+
+export async function startPayment(order: string, key: string): Promise<Payment> {
+  const init = { params: { path: { id: order }, header: { 'Idempotency-Key': key } }, body: { provider: 'test' } }
+  const { data } = await api.POST('/v1/orders/{id}/payments', init)
+  return data!
+}
+
+export async function payments(order: string): Promise<Payment[]> {
+  const { data } = await api.GET('/v1/orders/{id}/payments', { params: { path: { id: order } } })
+  return data!.items ?? []
+}
+
+// ---- The account ----
+
+/** What an account is called: by name, or by phone where it looks like one. */
+const calledBy = (name: string): { name: string } | { phone: string } => (/^\+?[\d\s()-]{6,}$/.test(name) ? { phone: name.replace(/[\s()-]/g, '') } : { name })
+
+export async function me(): Promise<User> {
+  const { data } = await api.GET('/v1/me')
+  return data as unknown as User // the schema leaves the account's own fields out
+}
+
+export async function signIn(name: string, password: string): Promise<User> {
+  const { data } = await api.POST('/v1/sessions', { body: { ...calledBy(name.trim()), password, cookie: true } })
+  return data!.user
+}
+
+export async function signUp(name: string, password: string): Promise<void> {
+  await api.POST('/v1/users', { body: { ...calledBy(name.trim()), password } })
+}
+
+export async function signOut(): Promise<void> {
+  await api.DELETE('/v1/sessions/{id}', { params: { path: { id: 'current' } } })
+}
+
+export async function sessions(): Promise<Session[]> {
+  const { data } = await api.GET('/v1/sessions')
+  return data!.items ?? []
+}
+
+export async function endSession(id: string): Promise<void> {
+  await api.DELETE('/v1/sessions/{id}', { params: { path: { id } } })
+}
+
+export async function endOtherSessions(): Promise<number> {
+  const { data } = await api.DELETE('/v1/sessions')
+  return data!.sessions_ended
+}
+
+export async function changePassword(current: string, password: string): Promise<void> {
+  await api.PUT('/v1/me/password', { body: { current, password } })
+}
