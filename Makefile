@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X levee/internal/app.Version=$(VERSION)
 KILLS ?= 200
 SEEDS ?= 10000
 
-.PHONY: help run build ui test check lint generate bench chaos simulate release clean
+.PHONY: help run build ui test browser check lint generate bench chaos simulate release clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -25,13 +25,21 @@ ui: ## Build the pages into ui/dist (needs Node 20 and npm; without them the pro
 	(cd .. && go run ./cmd/levee openapi) > openapi.json.new && mv openapi.json.new openapi.json; \
 	npm run --silent build
 
-test: lint ## Run every test: all suites, the race detector on what is concurrent, both SQLite drivers
+test: lint ## Run every test: all suites, the race detector on what is concurrent, both SQLite drivers, the pages in a browser
 	go test -timeout 30m ./...
 	CGO_ENABLED=0 go test -timeout 15m ./internal/platform/db ./internal/order
 	@if [ "$$(go env CGO_ENABLED)" = 1 ]; then \
 		go test -race -short -timeout 30m ./internal/sale ./internal/gate ./internal/tally ./internal/order ./internal/platform/event ./internal/platform/job \
 			./internal/platform/cache ./internal/platform/limit ./internal/platform/push; \
 	else echo "no C compiler: the race detector is left out"; fi
+	@$(MAKE) --no-print-directory browser
+
+browser: ## The pages in a real browser; ONLY=room runs a part, BROWSER=none leaves it out (needs Node 20 and a Chromium)
+	@if [ "$(BROWSER)" = none ]; then echo "BROWSER=none: the browser tests are left out"; exit 0; fi; set -e; \
+	if ! command -v npm >/dev/null; then echo "the browser tests need Node 20 and npm; BROWSER=none leaves them out"; exit 1; fi; \
+	./ui/test/browser.sh >/dev/null; \
+	$(MAKE) --no-print-directory ui build; \
+	cd ui/test && node --test-reporter=spec all.mjs $(ONLY)
 
 check: lint ## The quick loop: formatting, vet, the house's walls, the rooms and the house (under a minute)
 	go test -short . ./internal/app ./internal/sale ./internal/order ./internal/platform/cache ./internal/platform/limit ./cmd/...

@@ -161,6 +161,7 @@ async function prepare(operator) {
   const { items } = await operator.call('GET', '/v1/products?limit=100')
   const sku = items.flatMap((p) => p.skus).find((s) => s.code === products[0].sku_code)
   say(`products: ${done.lines} line in, ${products[0].sku_code} is ${sku.id}`)
+  for (const old of (await operator.call('GET', '/v1/webhooks')).items.filter((w) => w.url.startsWith(here))) await operator.call('DELETE', old.links.self) // of an earlier day
   const hook = await operator.call('POST', '/v1/webhooks', { url: `${here}/webhooks/levee`, events: ['order.*', 'sale.*', 'line.*'], description: 'The shop' })
   secret = hook.secret
   sale = await operator.call('POST', '/v1/sales', { title: 'Teapots at noon', sku: sku.id, price: { amount: 9900, currency: 'CNY' }, units: 5, per_buyer: 1,

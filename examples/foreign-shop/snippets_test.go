@@ -105,6 +105,9 @@ func main() {
 				t.Fatal(err)
 			}
 			run := []string{program, file}
+			if l.name == "java" {
+				run = []string{program, "-XX:TieredStopAtLevel=1", file} // quick to start
+			}
 			if l.name == "go" {
 				run = []string{filepath.Join(dir, "check")}
 				if out, err := exec.CommandContext(t.Context(), program, "build", "-o", run[0], file).CombinedOutput(); err != nil {

@@ -231,12 +231,18 @@ func TestDrawPaused(t *testing.T) {
 // killed is how a test ends a run in the middle.
 type killed struct{ step string }
 
-// run moves the draw on and kills it at the nth step it comes to; done is false if it was killed there.
+// runAndKill moves the draw on and kills it at the nth step it comes to; done is false if it was killed there.
 func (h *house) runAndKill(t testing.TB, n int) (step string, done bool) {
 	t.Helper()
 	count := 0
+	return h.runUntil(t, func(string) bool { count++; return count == n })
+}
+
+// runUntil moves the draw on and kills it at a step.
+func (h *house) runUntil(t testing.TB, kill func(step string) bool) (step string, done bool) {
+	t.Helper()
 	h.lines.fault = func(name string) error {
-		if count++; count == n {
+		if kill(name) {
 			panic(killed{name})
 		}
 		return nil
@@ -362,13 +368,53 @@ func copyFolder(t testing.TB, from, to string) {
 	}
 }
 
+// TestDrawSecret: between the first rank that is written and the results nobody has a place, nothing is given, and nobody leaves;
+// and units that come meanwhile go to those behind the winners, who get exactly what the results say.
+func TestDrawSecret(t *testing.T) {
+	h := newHouse(t)
+	v := h.open(t, 4, 3, draws(h, time.Minute))
+	h.enter(t, v, 9) // quantities 1, 2, 3, …
+	h.clock.Step(2 * time.Minute)
+	if _, done := h.runUntil(t, func(step string) bool { return step == "draw.ranked" }); done {
+		t.Fatal("the draw is over before it was stopped")
+	}
+	look := func() {
+		t.Helper()
+		view := h.lines.view(h.is(t, v, 1, StateWaiting), false)
+		if view.Status != "entered" || view.Rank != nil || view.Position != nil || view.Waiting != 9 {
+			t.Fatalf("before the results somebody sees %+v", view)
+		}
+		wantCode(t, h.lines.Leave(t.Context(), v.ID, buyer(1).User), levee.CodeEntriesClosed)
+	}
+	look()
+	h.act(t, v, "top_up", 2)
+	look()
+	h.start(t)
+	look()
+	h.tick(t)
+	h.settled(t)
+	p := h.verifies(t, v, "")
+	given := int32(0)
+	for n := range 9 {
+		e := h.mine(t, v, n)
+		_, won, _ := ResultOf(p.Results, h.lines.entryRef(e.ID))
+		if given += e.Given; won > 0 && int64(e.Given) != won {
+			t.Fatalf("rank %d won %d and got %d", e.Place, won, e.Given)
+		}
+	}
+	if given != 6 {
+		t.Fatalf("%d of 6 units were given", given)
+	}
+	h.holds(t, v)
+}
+
 // TestDrawTampered: a draw over rows that do not fit what was counted or published stops instead of drawing something else.
 func TestDrawTampered(t *testing.T) {
 	h := newHouse(t)
 	v := h.open(t, 3, 1, draws(h, time.Minute))
 	h.enter(t, v, 10)
 	h.clock.Step(2 * time.Minute)
-	h.runAndKill(t, 4) // the list is published
+	h.runUntil(t, func(step string) bool { return step == "draw.ranks" })
 	d, _, err := drawOf(t.Context(), h.DB, v.ID)
 	if err != nil || d.state != drawListed {
 		t.Fatalf("the draw is %+v (%v)", d, err)

@@ -155,7 +155,7 @@ func (s *Service) Listeners() []event.Listener {
 
 // saleChanged gives a draw its seed as soon as it is scheduled.
 func (s *Service) saleChanged(ctx context.Context, tx *db.Tx, e sale.StateChanged) error {
-	v, _, err := s.termsTx(ctx, tx, e.Sale)
+	v, err := s.Sales.ByID(ctx, e.Sale)
 	if err != nil {
 		return err
 	}

@@ -250,6 +250,10 @@ func (h *house) holds(t testing.TB, v *sale.Sale) {
 			alive[e.Buyer] = true
 		}
 		switch e.State {
+		case StateLost:
+			if e.Reason != ReasonLimit {
+				t.Fatalf("an entry was lost because of %q", e.Reason)
+			}
 		case StateWaiting:
 			waiting++
 		case StateOffered:

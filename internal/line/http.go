@@ -113,8 +113,13 @@ func (s *Service) view(e Entry, over bool) entryView {
 			v.Links.Pay = v.Links.Order + "/payments"
 		}
 	}
+	// The longer the line, the slower it moves; what matters comes over the live connection.
 	switch v.Status {
-	case "entered", "waiting", "offered":
+	case "entered":
+		v.PollAfter = 15_000
+	case "waiting":
+		v.PollAfter = max(5000, v.Waiting/5)
+	case "offered":
 		v.PollAfter = 5000
 	}
 	return v

@@ -4,12 +4,16 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"time"
 
 	"levee"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
 )
+
+// textTimeout is how long a reader may take over one of a draw's texts: 40 MB at most.
+const textTimeout = 5 * time.Minute
 
 func (s *Service) drawRoutes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/draw", ID: "getDraw", Tag: tag, Limit: limit.Read, Errors: []int{404},
@@ -22,7 +26,7 @@ func (s *Service) drawRoutes(srv *web.Server) {
 		{kind: textEntries, path: "entries", id: "getDrawEntries", sum: "The entry list of a draw, byte for byte what entries_digest is over"},
 		{kind: textResults, path: "results", id: "getDrawResults", sum: "The results of a draw: rank, entry, units won"},
 	} {
-		srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/draw/" + t.path, ID: t.id, Tag: tag, Limit: limit.Read, Timeout: -1,
+		srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/draw/" + t.path, ID: t.id, Tag: tag, Limit: limit.Read, Timeout: textTimeout,
 			Errors: []int{404}, Summary: t.sum}, s.serveText(t.kind),
 			web.RawDoc{Produces: []string{"text/plain"}, Responses: map[int]any{200: nil}})
 	}
@@ -80,7 +84,7 @@ func (s *Service) serveText(kind int) http.HandlerFunc {
 			digest, ready = d.resultsDigest, d.state == drawDone
 		}
 		if err == nil && !ready {
-			err = levee.E(levee.CodeNotFound, "it is published with the draw, at %s", v.DrawAt.Format("2006-01-02T15:04:05Z07:00"))
+			err = levee.E(levee.CodeNotFound, "it is published with the draw, at %s", v.DrawAt.Format(time.RFC3339))
 		}
 		if err != nil {
 			web.WriteError(w, r, err)

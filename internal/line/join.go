@@ -41,7 +41,7 @@ func (s *Service) JoinTx(ctx context.Context, tx *db.Tx, of levee.SaleID, buyer 
 	if h.state == headOver {
 		return e, errOver
 	}
-	old, found, err := oneEntry(ctx, tx, "sale_id=? AND holder=?", of, int64(buyer.User))
+	old, found, err := standingTx(ctx, tx, of, buyer.User)
 	if err != nil {
 		return e, err
 	}

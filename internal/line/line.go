@@ -43,7 +43,7 @@ func Schema() db.Schema { return db.Schema{Owner: "line", FS: schemaFS} }
 // Bounds of a line.
 const (
 	maxPlaces  = 2_000_000 // places given out in one line; a place costs 4 bytes of memory
-	maxEntries = 1_000_000 // of a draw; they are shuffled in memory at about 120 bytes each
+	maxEntries = 1_000_000 // of a draw; they are shuffled in memory at about 300 bytes each
 	maxTimes   = 20        // a buyer may join one line, leave it and join it again
 	atOnce     = 4096      // entries that one transaction gives units to
 	inBatch    = 256       // of them by one call of sale.GrantTx

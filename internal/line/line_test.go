@@ -148,6 +148,18 @@ func TestFewerUnits(t *testing.T) {
 	h.is(t, w, 5, StateOffered)
 	h.settled(t)
 	h.holds(t, w)
+
+	// Two units come back; the first in line takes both, and the second keeps his place.
+	x := h.open(t, 2, 2)
+	h.buys(t, x, 1, 2, "a")
+	h.joins(t, x, 10, 2)
+	h.joins(t, x, 11, 1)
+	h.cancel(t, h.ordersOf(t, 1, order.StateCreated)[0], operator)
+	if e := h.is(t, x, 10, StateOffered); e.Given != 2 {
+		t.Fatalf("the first gets %d of 2", e.Given)
+	}
+	h.is(t, x, 11, StateWaiting)
+	h.holds(t, x)
 }
 
 // TestHeldLine: a pause holds the line, too; what came back meanwhile goes to it when the sale goes on.

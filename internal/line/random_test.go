@@ -131,7 +131,7 @@ func (p *player) now() *sale.Sale {
 // TestRandom lets people and an operator do random things around a sale with a waiting list, and around one with a draw, and checks
 // every promise after each.
 func TestRandom(t *testing.T) {
-	seeds, moves := 8, 250
+	seeds, moves := 6, 220
 	if testing.Short() {
 		seeds = 2
 	}

@@ -172,6 +172,27 @@ func TestEvenly(t *testing.T) {
 	}
 }
 
+// TestOrder holds the ranks of a large draw against tickets that are computed one by one.
+func TestOrder(t *testing.T) {
+	seed := bytes.Repeat([]byte{3}, seedSize)
+	list := madeUp(rand.New(rand.NewPCG(7, 7)), 5000)
+	digest := digestOf(entriesText(list))
+	ranks, _ := shuffle(seed, "sal_x", digest, list, 5)
+	last, seen := "", map[string]bool{}
+	for i, p := range ranks {
+		mac := hmac.New(sha256.New, drawKey(seed, "sal_x", digest))
+		mac.Write([]byte(p.entry))
+		ticket := hex.EncodeToString(mac.Sum(nil))
+		if ticket <= last || seen[p.entry] {
+			t.Fatalf("rank %d has the ticket %s after %s", i+1, ticket, last)
+		}
+		last, seen[p.entry] = ticket, true
+	}
+	if len(seen) != len(list) {
+		t.Fatalf("%d of %d entries have a rank", len(seen), len(list))
+	}
+}
+
 // TestUnits walks the units down the ranks.
 func TestUnits(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))

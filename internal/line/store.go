@@ -137,6 +137,16 @@ func latestOf(ctx context.Context, q querier, sale levee.SaleID, buyer levee.Use
 	return oneEntry(ctx, q, "sale_id=? AND buyer_id=? ORDER BY id DESC LIMIT 1", sale, buyer)
 }
 
+// standingTx returns the entry by which the buyer stands in a line now.
+func standingTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, buyer levee.UserID) (Entry, bool, error) {
+	return oneEntry(ctx, tx, "sale_id=? AND holder=?", sale, int64(buyer))
+}
+
+// hopefulTx returns entries that have not had their turn, at most n.
+func hopefulTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, n int) ([]Entry, error) {
+	return entries(ctx, tx, "sale_id=? AND state IN (?,?) LIMIT ?", sale, StateEntered, StateWaiting, n)
+}
+
 func entryByID(ctx context.Context, q querier, id levee.EntryID) (Entry, bool, error) {
 	return oneEntry(ctx, q, "id=?", id)
 }

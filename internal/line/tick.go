@@ -56,7 +56,7 @@ func (s *Service) advance(ctx context.Context, h head) error {
 			return s.runDraw(ctx, h.sale)
 		}
 	}
-	if !gives(v, s.Obs.Clock()) {
+	if p := s.book.of(h.sale); !gives(v, s.Obs.Clock()) || p != nil && p.counts().Waiting == 0 {
 		return nil
 	}
 	return s.giveRest(ctx, followArgs{h.sale})
@@ -66,7 +66,7 @@ func (s *Service) advance(ctx context.Context, h head) error {
 func (s *Service) finish(ctx context.Context, of levee.SaleID) error {
 	for done := false; !done; {
 		err := s.DB.Tx(ctx, "line.over", func(ctx context.Context, tx *db.Tx) error {
-			left, err := entries(ctx, tx, "sale_id=? AND state IN (?,?) LIMIT ?", of, StateEntered, StateWaiting, overAtOnce)
+			left, err := hopefulTx(ctx, tx, of, overAtOnce)
 			if err != nil {
 				return err
 			}
@@ -81,7 +81,10 @@ func (s *Service) finish(ctx context.Context, of levee.SaleID) error {
 			if done = len(left) < overAtOnce; !done {
 				return nil
 			}
-			tx.AfterCommit(func() { s.book.set(of, nil) })
+			tx.AfterCommit(func() {
+				s.announce(of)
+				s.book.set(of, nil)
+			})
 			return s.endHeadTx(ctx, tx, of)
 		})
 		if err != nil {
@@ -113,7 +116,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// announce tells the pages of a sale at once that its draw is decided.
+// announce tells the pages of a sale at once how its line is now: its draw is decided, or it is over.
 func (s *Service) announce(of levee.SaleID) {
 	if p := s.book.of(of); p != nil {
 		c, _ := p.takeChanged()

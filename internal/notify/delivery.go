@@ -221,7 +221,7 @@ func (s *Service) GiveUp(ctx context.Context) (err error) {
 			}
 			err = s.db.Tx(ctx, "notify.give_up", func(ctx context.Context, tx *db.Tx) error {
 				for i := range list {
-					if err := finish(ctx, tx, &list[i], stateParked, s.clock()); err != nil {
+					if _, err := finish(ctx, tx, &list[i], stateParked, s.clock()); err != nil {
 						return err
 					}
 				}

@@ -163,7 +163,8 @@ func New(d Deps) (_ *Service, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{db: d.DB, ids: d.IDs, sealer: d.Sealer, push: d.Push, identity: d.Identity, orders: d.Orders, 		clock: d.Obs.Clock, log: d.Obs.Named("notify"), metrics: newMetrics(d.Obs.Metrics), cfg: cfg,
+	s := &Service{db: d.DB, ids: d.IDs, sealer: d.Sealer, push: d.Push, identity: d.Identity, orders: d.Orders, clock: d.Obs.Clock,
+		log: d.Obs.Named("notify"), metrics: newMetrics(d.Obs.Metrics), cfg: cfg,
 		heard: make(chan struct{}, 1), changed: make(chan struct{}, 1), lanes: map[levee.WebhookID]*lane{}}
 	if s.guard, err = newGuard(cfg.AllowHosts); err != nil {
 		return nil, err

@@ -390,17 +390,24 @@ func (l *lane) judge(r result) result {
 
 func (l *lane) writeTx(ctx context.Context, tx *db.Tx, rs []result, h health) error {
 	now := l.s.clock()
-	rows := make([][]any, len(rs))
+	rows := make([][]any, 0, len(rs))
 	for i := range rs {
 		r := &rs[i]
+		there, err := l.finish(ctx, tx, &r.d, now)
+		if err == nil && !there {
+			there, err = noteTry(ctx, tx, &r.d)
+		}
+		if err != nil {
+			return err
+		}
+		if !there { // deleted with its webhook
+			continue
+		}
 		text := ""
 		if r.err != nil {
 			text = failure(r.err)
 		}
-		rows[i] = []any{int64(r.d.ID), int64(r.d.Attempts), r.at.UnixMicro(), r.duration.Microseconds(), int64(r.answer.status), r.answer.text, text}
-		if err := l.finish(ctx, tx, &r.d, now); err != nil {
-			return err
-		}
+		rows = append(rows, []any{int64(r.d.ID), int64(r.d.Attempts), r.at.UnixMicro(), r.duration.Microseconds(), int64(r.answer.status), r.answer.text, text})
 	}
 	if err := tx.InsertRows(ctx, "notify_attempt", attemptColumns, rows); err != nil {
 		return err
@@ -408,7 +415,7 @@ func (l *lane) writeTx(ctx context.Context, tx *db.Tx, rs []result, h health) er
 	return updateHealth(ctx, tx, l.id, h)
 }
 
-func (l *lane) finish(ctx context.Context, tx *db.Tx, d *Delivery, now time.Time) error {
+func (l *lane) finish(ctx context.Context, tx *db.Tx, d *Delivery, now time.Time) (bool, error) {
 	if d.state == stateFailed {
 		return postpone(ctx, tx, d)
 	}

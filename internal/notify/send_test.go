@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"levee"
 	"levee/internal/identity"
+	"levee/internal/platform/db"
 	"levee/internal/platform/obs"
 )
 
@@ -467,6 +469,53 @@ func TestFailingIsTriedAtOnceWhenAsked(t *testing.T) {
 		h.until("the backlog arrives", time.Minute, func() bool { n, _ := shop.taken(); return n == 201 })
 		if n != 201 { // and the ping again
 			t.Errorf("%d were replayed", n)
+		}
+	})
+}
+
+// A delivery that is parked, or deleted with its webhook, while it is under way does not stop the lane; replayed, it goes on counting.
+func TestOverWhileUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		shop := h.world.at(shopURL)
+		hook, _ := h.hook(shopURL, "order.*")
+		shop.takes = 5 * time.Second
+		shop.reply = away
+		h.run()
+		h.order("sale", 1)
+		time.Sleep(time.Second)
+		list, _, err := h.Deliveries(h.op, hook.ID, "", levee.Page{})
+		h.must(err)
+		h.tx(func(ctx context.Context, tx *db.Tx) error {
+			done, err := finish(ctx, tx, &list[0], stateParked, time.Now())
+			if !done {
+				t.Error("it was over already")
+			}
+			return err
+		})
+		time.Sleep(10 * time.Second)
+		_, _, attempts, err := h.Delivery(h.op, list[0].ID)
+		h.must(err)
+		if len(attempts) != 1 {
+			t.Fatalf("the log has %d attempts", len(attempts))
+		}
+		shop.set(func(r *receiver) { r.reply = nil })
+		_, err = h.Replay(h.op, list[0].ID)
+		h.must(err)
+		h.until("the replay arrives", time.Minute, func() bool { n, _ := shop.taken(); return n == 1 })
+		time.Sleep(time.Second)
+		d, _, attempts, err := h.Delivery(h.op, list[0].ID)
+		h.must(err)
+		if d.Attempts != 2 || len(attempts) != 2 || d.State() != "delivered" {
+			t.Errorf("%d attempts, %d in the log, %s", d.Attempts, len(attempts), d.State())
+		}
+		h.order("sale", 20)
+		time.Sleep(time.Second)
+		h.must(h.Delete(h.op, hook.ID, identity.Origin{}))
+		h.must(h.Prune(t.Context()))
+		time.Sleep(time.Minute)
+		if n := h.count(`SELECT COUNT(*) FROM notify_attempt`); n != 0 {
+			t.Errorf("%d attempts at nothing are left", n)
 		}
 	})
 }

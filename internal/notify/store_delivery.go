@@ -105,32 +105,46 @@ func readTold(ctx context.Context, tx *db.Tx, subjects []int64) (list []told, er
 	return list, err
 }
 
-// finish ends a delivery and lets the next of its subject go.
-func finish(ctx context.Context, tx *db.Tx, d *Delivery, state int, now time.Time) error {
+// finish ends a delivery that is not over and lets the next of its subject go. False: it was over already.
+func finish(ctx context.Context, tx *db.Tx, d *Delivery, state int, now time.Time) (bool, error) {
 	r, err := tx.Exec(ctx, `UPDATE notify_delivery SET state = ?, attempts = ?, status = ?, tried_at = ?, due_at = ? WHERE id = ? AND state IN (1, 2)`,
 		state, d.Attempts, d.Status, micro(d.TriedAt), now.UnixMicro(), int64(d.ID))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if n, err := r.RowsAffected(); err != nil || n == 0 {
-		return err // deleted in between
+		return false, err
 	}
 	if d.SubjectKind == levee.KindDelivery { // a ping is its only subject
-		return nil
+		return true, nil
 	}
 	_, err = tx.Exec(ctx, promote, now.UnixMicro(), d.Subject, int64(d.Webhook))
-	return err
+	return true, err
+}
+
+// noteTry counts an attempt at a delivery that was parked or deleted while it was under way. False: it is not there any more.
+func noteTry(ctx context.Context, tx *db.Tx, d *Delivery) (bool, error) {
+	r, err := tx.Exec(ctx, `UPDATE notify_delivery SET attempts = ?, status = ?, tried_at = ? WHERE id = ?`, d.Attempts, d.Status, micro(d.TriedAt), int64(d.ID))
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n == 1, err
 }
 
 // promote makes the next delivery of a subject ready. The inner name is there for engines that will not read what they change.
 const promote = `UPDATE notify_delivery SET state = 1, due_at = ? WHERE id = (SELECT id FROM (SELECT MIN(id) AS id FROM notify_delivery
 	WHERE subject_id = ? AND webhook_id = ? AND state = 0) n)`
 
-// postpone notes a failed attempt.
-func postpone(ctx context.Context, tx *db.Tx, d *Delivery) error {
-	_, err := tx.Exec(ctx, `UPDATE notify_delivery SET state = 2, attempts = ?, status = ?, tried_at = ?, due_at = ? WHERE id = ? AND state IN (1, 2)`,
+// postpone makes a delivery that is not over due again. False: it was over already.
+func postpone(ctx context.Context, tx *db.Tx, d *Delivery) (bool, error) {
+	r, err := tx.Exec(ctx, `UPDATE notify_delivery SET state = 2, attempts = ?, status = ?, tried_at = ?, due_at = ? WHERE id = ? AND state IN (1, 2)`,
 		d.Attempts, d.Status, micro(d.TriedAt), micro(d.DueAt), int64(d.ID))
-	return err
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n == 1, err
 }
 
 // requeue makes a delivery go again.

@@ -132,6 +132,9 @@ func TestCheck(t *testing.T) {
 	if r := check(h, terms(sku, nil)); !slices.Equal(r.codes(), []string{"same_sku"}) || !strings.Contains(r.Warnings[0].Message, v.ID) {
 		t.Fatalf("another sale of the same SKU: %+v", r)
 	}
+	if r := check(h, terms(sku, map[string]any{"starts_at": time.Now().Add(4 * time.Hour), "ends_at": time.Now().Add(6 * time.Hour)})); len(r.Warnings) != 0 {
+		t.Fatalf("a sale of the same SKU afterwards: %+v", r)
+	}
 	h.Operator.Do("POST", "/v1/sales/"+v.ID+"/acts", map[string]any{"act": "end", "reason": "test"}).Want(201)
 	if got := check(h, was).fields(); !slices.Contains(got, "sale") {
 		t.Fatalf("a change of an ended sale: %v", got)

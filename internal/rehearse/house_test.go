@@ -1,11 +1,17 @@
 package rehearse_test
 
 import (
+	"bufio"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
 	"levee"
+	"levee/internal/admission"
 	"levee/internal/app"
 	"levee/internal/app/apptest"
 	"levee/internal/catalog"
@@ -65,5 +71,76 @@ func TestTheHouseItself(t *testing.T) {
 	h.Operator.Do("GET", "/v1/sales/"+base.Sale, nil).Want(200).Into(&live)
 	if live.Operator.Units != 500 || live.Phase != "open" {
 		t.Errorf("the sale itself was touched: %+v", live)
+	}
+}
+
+// A sale with a waiting room and a brake: everybody does the work, waits, has his turn and buys; and the operator takes part by hand
+// while the crowd waits.
+func TestTheHouseWithAWaitingRoom(t *testing.T) {
+	h := apptest.Start(t, func(c *app.Config) { c.Limits.Rates = nil })
+	ctx := levee.WithActor(t.Context(), levee.System)
+	price := levee.Money{Minor: 4200, Currency: "CNY"}
+	p, err := h.App.Rooms.Catalog.Create(ctx, catalog.NewProduct{Code: "LAMP", Title: "Lamp", State: catalog.OnSale,
+		SKUs: []catalog.NewSKU{{Code: "LAMP-1", Name: "Lamp", Price: price, OnHand: 1000}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := h.App.Obs.Clock()
+	v, err := h.App.Rooms.Sale.Open(ctx, sale.Terms{Title: "Lamps", SKU: p.SKUs[0].ID, Price: price, Units: 500, PerBuyer: 1, StartsAt: now,
+		EndsAt: now.Add(time.Hour), Admission: admission.Policy{Room: true, PerSecond: 60, Multiple: 2, Brake: admission.BrakeWork, WorkBits: 8}}, levee.System)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The copy's address is told at once, so that somebody can open it.
+	invited, told := io.Pipe()
+	byHand := make(chan error, 1)
+	go func() {
+		byHand <- func() error {
+			line, err := bufio.NewReader(invited).ReadString('\n')
+			if err != nil {
+				return err
+			}
+			go io.Copy(io.Discard, invited)
+			copied := line[strings.Index(line, "/sales/")+len("/sales/"):]
+			copied = copied[:strings.IndexByte(copied, ' ')]
+			token := ""
+			for end := time.Now().Add(20 * time.Second); token == "" && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+				var c struct {
+					Challenge string
+					Bits      int
+				}
+				h.Operator.Do("POST", "/v1/sales/"+copied+"/challenges", map[string]string{"kind": "work"}).Want(201).Into(&c)
+				answer := 0
+				for sum := sha256.Sum256([]byte(c.Challenge + ".0")); sum[0] != 0; sum = sha256.Sum256([]byte(fmt.Sprint(c.Challenge, ".", answer))) {
+					answer++
+				}
+				var place struct{ Status, Token string }
+				h.Operator.Do("POST", "/v1/sales/"+copied+"/admissions", map[string]any{"proof": map[string]string{"challenge": c.Challenge, "answer": fmt.Sprint(answer)}}).
+					Want(200, 201, 202).Into(&place)
+				token = place.Token
+			}
+			if token == "" {
+				return errors.New("the operator was not admitted")
+			}
+			h.Operator.Do("POST", "/v1/sales/"+copied+"/purchases", nil, "Levee-Admission: "+token).Want(201)
+			return nil
+		}()
+	}()
+	r, err := rehearse.Run(t.Context(), rehearse.Config{Server: h.Base, User: "operator", Password: apptest.Password,
+		Sale: h.App.Rooms.Sale.PublicID(v.ID), Queue: true, Buyers: 300, Rate: 300, Duration: 12 * time.Second, Connections: 32, Units: 250, Listen: 0.05}, told)
+	told.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-byHand; err != nil {
+		t.Error(err)
+	}
+	for _, check := range r.Audit {
+		if check.Verdict == rehearse.Broken {
+			t.Errorf("%s: %s %v", check.Name, check.Facts, check.Findings)
+		}
+	}
+	if r.Room == nil || r.Room.Places == 0 || r.Room.Solved != 300 || r.Outcomes["ordered"] != 249 || r.Account.Stock.Reserved != 250 {
+		t.Errorf("249 of 300 buy what the operator left: %v, %+v, %+v", r.Outcomes, r.Room, r.Account.Stock)
 	}
 }

@@ -89,6 +89,13 @@ func (s *Service) GrantTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, gra
 			freed.units -= units
 		}
 		tx.AtCommit(func() { s.followGrants(sale, won, units) })
+		if v.Admission.Room {
+			tx.AfterCommit(func() {
+				for _, t := range won {
+					s.Admission.Spent(sale, t.Buyer)
+				}
+			})
+		}
 	}
 	return s.answers(ctx, tx, batch, held, v, now, within)
 }

@@ -17,16 +17,7 @@ describe('the live page', () => {
   /** Presses a lever and confirms it. */
   async function lever(operator, name, units) {
     await operator.hook(`lever-${name}`).click()
-    await operator.hook('confirm').waitFor()
-    assert.ok((await operator.hook('confirm-effect').textContent()).trim().length > 10, `${name}: the dialog says what will happen`)
-    const reason = operator.hook('confirm-reason').locator('input, textarea').or(operator.page.locator('input[data-test="confirm-reason"], textarea[data-test="confirm-reason"]')).first()
-    await reason.fill('for a test')
-    if (units) {
-      const field = operator.hook('confirm-units').locator('input').or(operator.page.locator('input[data-test="confirm-units"]')).first()
-      await field.fill(String(units))
-    }
-    await operator.hook('confirm-yes').click()
-    await operator.hook('confirm').waitFor({ state: 'detached' })
+    await operator.confirm({ units })
   }
 
   story('numbers move while people buy; pause, resume, top up and stop reach the crowd at once', async () => {

@@ -184,7 +184,24 @@ export class Person {
     await this.field('name').fill(who)
     await this.field('password').fill(password)
     await this.hook('submit').click()
-    await this.hook('app').waitFor()
+    await this.page.waitForURL((u) => !u.pathname.endsWith('/sign-in'))
+    await this.page.locator('[data-test="who"], [data-test="open-nav"]').locator('visible=true').first().waitFor()
+  }
+
+  /** Answers the dialog before an act with yes; reads what it says will happen. */
+  async confirm({ reason = 'for a test', units } = {}) {
+    await this.hook('confirm').waitFor()
+    const effect = (await this.hook('confirm-effect').textContent()).trim()
+    assert.ok(effect.length > 10, `the dialog does not say what will happen: ${effect}`)
+    const control = (name) => this.page.locator(`[data-test="${name}"]`).locator('xpath=descendant-or-self::*[self::input or self::textarea]').first()
+    if (await control('confirm-reason').count()) await control('confirm-reason').fill(reason)
+    if (units) await control('confirm-units').fill(String(units))
+    if (await control('confirm-typed').count()) {
+      const asked = await this.page.locator('[data-test="field-typed"]').textContent()
+      await control('confirm-typed').fill(/[“"「]([^”"」]+)[”"」]/.exec(asked)?.[1] ?? /\S+$/.exec(asked.trim())[0])
+    }
+    await this.hook('confirm-yes').click()
+    await this.hook('confirm').waitFor({ state: 'hidden' })
   }
 
   /** The control of a field of the console. */

@@ -1,5 +1,4 @@
-// Every call to the server, under the names that pages use. Types come from the server's own description of itself. What it does not
-// describe yet stands under "to come" and is written from the contract.
+// Every call to the server, under the names that pages use. Types come from the server's own description of itself.
 import { api, problemOf, Problem, type components, type paths } from '@levee/shared'
 import { ask, session, type Me } from './session'
 
@@ -24,29 +23,6 @@ export type ActName = S['ActOnSaleRequest']['act']
 /** Runs a typed call through ask and takes the body out. */
 const of = <T>(call: () => Promise<{ data?: T }>): Promise<NonNullable<T>> => ask(async () => (await call()).data as NonNullable<T>)
 const done = (call: () => Promise<unknown>): Promise<void> => ask(async () => void (await call()))
-
-/** A call that the description does not know. */
-function send<T>(method: string, path: string, body?: unknown, key?: string): Promise<T> {
-  return ask(async () => {
-    const headers: Record<string, string> = { Accept: 'application/json' }
-    if (body !== undefined) headers['Content-Type'] = 'application/json'
-    if (key) headers['Idempotency-Key'] = key
-    let response: Response
-    try {
-      response = await fetch(path, {
-        method,
-        headers,
-        credentials: 'same-origin',
-        body: body === undefined ? undefined : JSON.stringify(body),
-        signal: AbortSignal.timeout(20_000),
-      })
-    } catch (e) {
-      throw new Problem(0, 'unreachable', e instanceof Error ? e.message : String(e))
-    }
-    if (!response.ok) throw await problemOf(response)
-    return (response.status === 204 ? undefined : await response.json()) as T
-  })
-}
 
 const query = (values: Record<string, string | number | undefined>): string => {
   const q = new URLSearchParams()
@@ -149,7 +125,7 @@ export const importProducts = (file: Blob, format: 'csv' | 'jsonl', o: { mode: s
 export type Sale = S['SaleView']
 export type Terms = Required<Omit<S['SaleTermsBody'], 'draw_at' | 'version' | 'admission'>> & Pick<S['SaleTermsBody'], 'draw_at' | 'version'> & { admission: Required<S['SalePolicyBody']> }
 export type SaleCheck = S['CheckSaleResponse']
-export type Numbers = S['TallyPointView']
+export type Numbers = Omit<S['GetLiveResponse'], 'series'>
 export type Draw = S['LineDrawView']
 
 export const listSales = (q: { after?: string; limit?: number; live?: boolean }) =>
@@ -173,10 +149,8 @@ export const getDraw = (sale: string) => of(() => api.GET('/v1/sales/{sale}/draw
 export const outcomes = ['won', 'repeated', 'sold_out', 'limit_reached', 'not_open', 'paused', 'admission', 'unavailable', 'other'] as const
 export type Outcome = (typeof outcomes)[number]
 
-// The description leaves out what a body takes from another one; the newest point is there, beside the series.
-export const getNumbers = (sale: string) => of(() => api.GET('/v1/sales/{sale}/live', { params: { path: { sale } } })) as unknown as Promise<Numbers>
-export const getHistory = (sale: string) =>
-  of(() => api.GET('/v1/sales/{sale}/live', { params: { path: { sale }, query: { history: true } } })) as unknown as Promise<Numbers & { series?: Numbers[] }>
+export const getNumbers = (sale: string) => of(() => api.GET('/v1/sales/{sale}/live', { params: { path: { sale } } }))
+export const getHistory = (sale: string) => of(() => api.GET('/v1/sales/{sale}/live', { params: { path: { sale }, query: { history: true } } }))
 export const numbersUrl = (sale: string): string => `/v1/sales/${encodeURIComponent(sale)}/live/events`
 
 // ---- orders ----
@@ -202,55 +176,24 @@ export const completeOrder = (id: string, key: string) =>
 export const listAudit = (q: { actor?: string; subject?: string; action?: string; after?: string; limit?: number }) =>
   of(() => api.GET('/v1/audit', { params: { query: q } }))
 
-// ---- to come: written from the contract until the description has it ----
+// ---- webhooks ----
 
-export interface Webhook {
-  id: string
-  url: string
-  events: string[]
-  description: string
-  rehearsals: boolean
-  enabled: boolean
-  secret?: string
-  old_secret_until?: string
-  health: { state: 'unused' | 'ok' | 'failing'; failures: number; failing_since?: string; succeeded_at?: string; failed_at?: string; last_error?: string; waiting?: number }
-  created_at: string
-  updated_at: string
-}
-export interface Delivery {
-  id: string
-  webhook: string
-  type: string
-  subject?: string
-  version: number
-  state: 'pending' | 'delivered' | 'failed' | 'parked'
-  attempts: number
-  status?: number
-  at: string
-  tried_at?: string
-  due_at?: string
-  give_up_at?: string
-}
-export interface Attempt {
-  number: number
-  at: string
-  duration_ms: number
-  status?: number
-  answer?: string
-  error?: string
-}
-export type WholeDelivery = Delivery & { payload: unknown; attempt_log: Attempt[] }
-export type WebhookText = Pick<Webhook, 'url' | 'events' | 'description' | 'rehearsals'>
+export type Webhook = S['NotifyWebhookView']
+export type Delivery = S['NotifyDeliveryView']
+/** The description leaves out what this body takes from the list's one. */
+export type WholeDelivery = Delivery & S['GetDeliveryResponse']
+export type WebhookText = Required<S['CreateWebhookRequest']>
 
-const hook = (id: string): string => `/v1/webhooks/${encodeURIComponent(id)}`
-export const listWebhooks = (): Promise<{ items: Webhook[] }> => send('GET', '/v1/webhooks')
-export const getWebhook = (id: string): Promise<Webhook> => send('GET', hook(id))
-export const createWebhook = (body: WebhookText): Promise<Webhook> => send('POST', '/v1/webhooks', body)
-export const changeWebhook = (id: string, body: Partial<WebhookText & Pick<Webhook, 'enabled'>>): Promise<Webhook> => send('PATCH', hook(id), body)
-export const deleteWebhook = (id: string): Promise<void> => send('DELETE', hook(id))
-export const rotateSecret = (id: string): Promise<Webhook> => send('POST', `${hook(id)}/secrets`)
-export const pingWebhook = (id: string): Promise<Delivery> => send('POST', `${hook(id)}/pings`)
-export const listDeliveries = (id: string, q: { state?: string; after?: string; limit?: number }): Promise<{ items: Delivery[]; next?: string }> => send('GET', `${hook(id)}/deliveries${query(q)}`)
-export const getDelivery = (id: string): Promise<WholeDelivery> => send('GET', `/v1/webhook-deliveries/${encodeURIComponent(id)}`)
-export const replayDelivery = (id: string): Promise<Delivery> => send('POST', `/v1/webhook-deliveries/${encodeURIComponent(id)}/replays`)
-export const replayFrom = (id: string, body: { from: string; to?: string }): Promise<{ replayed: number; more: boolean }> => send('POST', `${hook(id)}/replays`, body)
+const at = (id: string) => ({ params: { path: { id } } })
+export const listWebhooks = () => of(() => api.GET('/v1/webhooks'))
+export const getWebhook = (id: string) => of(() => api.GET('/v1/webhooks/{id}', at(id)))
+export const createWebhook = (body: WebhookText) => of(() => api.POST('/v1/webhooks', { body }))
+export const changeWebhook = (id: string, body: S['UpdateWebhookRequest']) => of(() => api.PATCH('/v1/webhooks/{id}', { ...at(id), body }))
+export const deleteWebhook = (id: string) => done(() => api.DELETE('/v1/webhooks/{id}', at(id)))
+export const rotateSecret = (id: string) => of(() => api.POST('/v1/webhooks/{id}/secrets', at(id)))
+export const pingWebhook = (id: string) => of(() => api.POST('/v1/webhooks/{id}/pings', at(id)))
+export const listDeliveries = (id: string, q: { state?: Delivery['state']; after?: string; limit?: number }) =>
+  of(() => api.GET('/v1/webhooks/{id}/deliveries', { params: { path: { id }, query: q } }))
+export const getDelivery = (id: string) => of(() => api.GET('/v1/webhook-deliveries/{id}', at(id))) as unknown as Promise<WholeDelivery>
+export const replayDelivery = (id: string) => of(() => api.POST('/v1/webhook-deliveries/{id}/replays', at(id)))
+export const replayFrom = (id: string, body: S['ReplayWebhookRequest']) => of(() => api.POST('/v1/webhooks/{id}/replays', { ...at(id), body }))

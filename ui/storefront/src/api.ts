@@ -19,6 +19,7 @@ export type Place = Schemas['AdmissionPlaceView']
 export type Challenge = Schemas['AdmissionChallengeView']
 export type Entry = Schemas['LineEntryView']
 export type Draw = Schemas['LineDrawView']
+export type Notice = Schemas['NotifyNoticeView']
 
 // What the streams carry is not in the schema.
 
@@ -37,22 +38,6 @@ export interface LineNumbers {
   waiting: number
   offered: number
 }
-
-// ---- Declared by hand until the schema has them ----
-
-export interface Notice {
-  id: string
-  kind: string
-  subject: { order?: string; sale?: string }
-  at: string
-  read: boolean
-}
-
-interface Loose {
-  GET(path: string, init?: object): Promise<{ data?: unknown; response: Response }>
-  POST(path: string, init?: object): Promise<{ data?: unknown; response: Response }>
-}
-const loose = api as unknown as Loose
 
 export const events = {
   sale: (sale: string): string => `/v1/sales/${encodeURIComponent(sale)}/events`,
@@ -104,11 +89,12 @@ export async function draw(sale: string): Promise<Draw> {
 }
 
 export async function notices(after?: string, limit = 20): Promise<{ items: Notice[]; unread: number; next?: string }> {
-  return (await loose.GET('/v1/notices', { params: { query: { after, limit } } })).data as { items: Notice[]; unread: number; next?: string }
+  const { data } = await api.GET('/v1/notices', { params: { query: { after, limit } } })
+  return { ...data!, items: data!.items ?? [] }
 }
 
 export async function readNotices(upTo: string): Promise<void> {
-  await loose.POST('/v1/notices/reads', { body: { up_to: upTo } })
+  await api.POST('/v1/notices/reads', { body: { up_to: upTo } })
 }
 
 // ---- Sales and products ----

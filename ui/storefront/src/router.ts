@@ -37,19 +37,14 @@ router.beforeEach(async (to) => {
   return user.value ? true : { path: '/sign-in', query: { next: to.fullPath } }
 })
 
-// A page whose files are gone was built before the server was: the whole is loaded anew, once.
+// A page whose files are gone was built before the server was: the whole is loaded anew, once. Else App shows that it is broken.
 router.onError((e, to) => {
-  const stale = /dynamically imported module|Importing a module script failed|preload CSS|error loading/i.test(String(e))
+  if (!/dynamically imported module|Importing a module script failed|preload CSS|error loading/i.test(String(e))) return
   try {
-    if (!stale || sessionStorage.getItem('levee.stale') === to.fullPath) throw e
+    if (sessionStorage.getItem('levee.stale') === to.fullPath) return
     sessionStorage.setItem('levee.stale', to.fullPath)
   } catch {
-    throw e
+    return
   }
   location.assign(to.fullPath)
 })
-
-/** Where a sign-in leads back to: a path of this house and nothing else. */
-export function nextOf(query: unknown): string {
-  return typeof query === 'string' && /^\/(?![/\\])/.test(query) ? query : '/'
-}

@@ -13,6 +13,7 @@ export function useLine(sale: string, user: () => string | undefined) {
   let follower: Live | undefined
   let timer: ReturnType<typeof setTimeout> | undefined
   let over = false
+  let soon: ReturnType<typeof setTimeout> | undefined
   let key: string | undefined
   let isDraw = false
   /** Whose absence from the line is known: his own joining elsewhere comes with the news. */
@@ -22,7 +23,13 @@ export function useLine(sale: string, user: () => string | undefined) {
   const waiting = computed(() => numbers.value?.waiting ?? entry.value?.waiting ?? 0)
   const entries = computed(() => (draw.value?.state === 'drawn' || draw.value?.state === 'closed' ? draw.value.entries : (numbers.value?.entries ?? draw.value?.entries ?? 0)))
 
-  async function read(): Promise<void> {
+  let reading: Promise<void> | undefined
+  /** Reads one's place; several who ask at once get one answer. */
+  function read(): Promise<void> {
+    reading ??= readNow().finally(() => (reading = undefined))
+    return reading
+  }
+  async function readNow(): Promise<void> {
     const mine = user()
     if (!mine) return
     try {
@@ -62,7 +69,17 @@ export function useLine(sale: string, user: () => string | undefined) {
       kinds: ['numbers'],
       on: (_, n) => {
         const drawnNow = isDraw && n.drawn && numbers.value?.drawn === false
+        const moved = numbers.value !== undefined && n.waiting < numbers.value.waiting
         numbers.value = n
+        // Somebody ahead may have gone: a long line does not ask all at once.
+        if (moved && entry.value?.status === 'waiting' && soon === undefined)
+          soon = setTimeout(
+            () => {
+              soon = undefined
+              if (!over) read().catch(() => undefined)
+            },
+            1000 + Math.random() * Math.max(3000, n.waiting / 2),
+          )
         if (drawnNow) setTimeout(() => void Promise.all([readDraw(), hopeful.value ? read() : undefined]).catch(() => undefined), Math.random() * 2000)
       },
       read: async () => {

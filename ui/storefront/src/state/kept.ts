@@ -1,24 +1,25 @@
 // What this browser keeps between visits. A browser that keeps nothing (private mode, full, forbidden) is as good, for this visit.
 const prefix = 'levee.'
+/** What could not be kept; only then, since other tabs change what is. */
 const visit = new Map<string, string>()
 
 export function kept<T>(name: string): T | undefined {
+  let text: string | null | undefined = visit.get(name)
   try {
-    const text = localStorage.getItem(prefix + name) ?? visit.get(name)
-    return text === undefined ? undefined : (JSON.parse(text) as T)
+    text ??= localStorage.getItem(prefix + name)
+    return text == null ? undefined : (JSON.parse(text) as T)
   } catch {
-    const text = visit.get(name)
-    return text === undefined ? undefined : (JSON.parse(text) as T)
+    return undefined // nothing can be read, or it is not what was written
   }
 }
 
 export function keep(name: string, value: unknown): void {
   const text = JSON.stringify(value)
-  visit.set(name, text)
   try {
     localStorage.setItem(prefix + name, text)
+    visit.delete(name)
   } catch {
-    // for this visit only
+    visit.set(name, text)
   }
 }
 

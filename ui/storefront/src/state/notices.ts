@@ -1,6 +1,6 @@
 // What the house tells the one who is signed in: the number at the bell, and news of his places in lines, live.
 import { ref, watch as follow } from 'vue'
-import { Problem, watch, type Live } from '@levee/shared'
+import { watch, type Live } from '@levee/shared'
 import * as house from '../api'
 import { t, known } from '../words'
 import { user } from './session'
@@ -43,8 +43,9 @@ function arrived(n: house.Notice): void {
   newest.value = [n, ...newest.value].slice(0, 20)
   unread.value++
   for (const f of noticeListeners) f(n)
-  // A page that shows the subject itself says it in its own way.
-  if (location.pathname !== noticeLink(n)) {
+  // A page that shows the subject itself says it in its own way, and his own order is no news to a buyer.
+  const here = [`/orders/${n.subject.order}`, `/sales/${n.subject.sale}`, '/notices'].includes(location.pathname)
+  if (!here && n.kind !== 'order.created') {
     toast(noticeText(n), 'plain', noticeLink(n))
     tell(noticeText(n))
   }
@@ -85,12 +86,7 @@ export function keepNotices(): void {
           else for (const f of lineListeners) f(data as house.Entry)
         },
         read: async () => {
-          try {
-            await readNewest()
-          } catch (e) {
-            if (e instanceof Problem && e.status === 404) return 600_000 // a house without notices
-            throw e
-          }
+          await readNewest()
           return 20_000 // nobody stares at the bell
         },
         state: (is) => {
