@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X levee/internal/app.Version=$(VERSION)
 KILLS ?= 200
 SEEDS ?= 10000
 
-.PHONY: help run build ui test browser check lint generate bench chaos simulate release clean
+.PHONY: help run build ui test browser crowd check lint generate bench chaos simulate release clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -41,6 +41,9 @@ browser: ## The pages in a real browser; ONLY=room runs a part, BROWSER=none lea
 	$(MAKE) --no-print-directory ui build; \
 	cd ui/test && node --test-reporter=spec all.mjs $(ONLY)
 
+crowd: ui build ## Buy in a browser while a crowd stands in the waiting room, and measure (CROWD=50000 PACE=500)
+	node ui/test/crowd.mjs
+
 check: lint ## The quick loop: formatting, vet, the house's walls, the rooms and the house (under a minute)
 	go test -short . ./internal/app ./internal/sale ./internal/order ./internal/platform/cache ./internal/platform/limit ./cmd/...
 
@@ -60,7 +63,7 @@ chaos: ## Kill the server at random moments, KILLS times
 simulate: ## Run SEEDS seeds of the simulation
 	go test ./internal/sale -run 'TestSimulation' -timeout 60m -v -args -sim.seeds=$(SEEDS)
 
-release: ## Build the release binary for this machine into dist/
+release: ui ## Build the release binary for this machine into dist/
 	@mkdir -p dist
 	go build -trimpath -ldflags '$(LDFLAGS)' -o dist/levee-$(VERSION)-$$(go env GOOS)-$$(go env GOARCH) ./cmd/levee
 

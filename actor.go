@@ -34,12 +34,18 @@ type Actor struct {
 	User    UserID
 	Session int64
 	Roles   Roles
-	// Rehearsal marks an invented buyer of a rehearsal. Only sales that are rehearsals sell to it, and to nobody else.
+	// Rehearsal marks an invented buyer of a rehearsal. Only sales that are rehearsals sell to it; see MayJoin.
 	Rehearsal bool
 }
 
 // SignedIn reports whether the actor has an account.
 func (a Actor) SignedIn() bool { return a.User != 0 }
+
+// MayJoin reports whether the actor may take part in a sale. Real sales are for real accounts. A rehearsal is for invented buyers,
+// and for the operators who rehearse it: somebody must be able to see by hand what the crowd does to a page.
+func (a Actor) MayJoin(rehearsal bool) bool {
+	return a.Rehearsal == rehearsal || rehearsal && a.Roles.Has(RoleOperator|RoleAdministrator)
+}
 
 // System is the actor of work that no person asked for: expiry, reconciliation, timed tasks.
 var System = Actor{User: 1, Roles: RoleOperator | RoleAdministrator}

@@ -16,7 +16,7 @@ type rehearseCmd struct {
 	PasswordFile string        `placeholder:"FILE" help:"File with the operator's password."`
 	Token        string        `env:"LEVEE_TOKEN" placeholder:"TOKEN" help:"An operator's access token instead of name and password."`
 	Sale         string        `required:"" placeholder:"ID" help:"The sale to rehearse. It is copied, not touched."`
-	Rate         float64       `default:"1000" help:"Arrivals a second, whatever the answers (1 to 200000)."`
+	Rate         float64       `help:"Arrivals a second, whatever the answers (1 to 200000). Default 1000; with --queue, so that all come within --duration."`
 	Buyers       int           `help:"How many people there are (1 to 1000000). Default: one for each arrival."`
 	Duration     time.Duration `default:"30s" help:"How long people keep coming (1s to 1h)."`
 	Connections  int           `default:"256" help:"Connections kept open (1 to 16384)."`
@@ -44,9 +44,9 @@ func (c *rehearseCmd) Help() string {
 	return "Copies the sale, sends a crowd of invented buyers at the copy, and audits: what every buyer was told against what the\n" +
 		"server holds. Latency counts from the moment a buyer meant to send. Exit code 1 says that something differs.\n\n" +
 		"Where the sale has a waiting room, everybody comes once, keeps his place, asks again when he is told to, and buys when it is\n" +
-		"his turn; who still waits when --duration is over goes home. The operator may open the copy in a browser and take part.\n\n" +
+		"his turn; who still waits shortly before the end of --settle goes home. An operator may open the copy in a browser and take part.\n\n" +
 		"Example: LEVEE_PASSWORD=… levee rehearse --user operator --sale sal_… --rate 20000 --buyers 200000 --duration 10s\n" +
-		"         LEVEE_PASSWORD=… levee rehearse --user operator --sale sal_… --queue 50000 --rate 2500 --duration 2m"
+		"         LEVEE_PASSWORD=… levee rehearse --user operator --sale sal_… --queue 50000 --duration 20s --settle 5m"
 }
 
 func (c *rehearseCmd) Run(env *common) error {

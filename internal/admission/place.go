@@ -83,7 +83,7 @@ func (s *Service) visit(public string, who levee.Actor) (*room, *Window, error) 
 	}
 	w := r.window.Load()
 	switch {
-	case w.Rehearsal != who.Rehearsal:
+	case !who.MayJoin(w.Rehearsal):
 		return nil, nil, errRehearsal
 	case !s.Obs.Clock().Before(w.Ends):
 		return nil, nil, errEnded
@@ -98,7 +98,7 @@ var (
 	errNoPlace   = levee.E(levee.CodeNotFound, "there is no place in line for this account; ask for one, with the ticket if there is one")
 	errEnded     = levee.E(levee.CodeEnded, "the sale is over")
 	errDraw      = levee.E(levee.CodeDrawOnly, "the units of this sale are given by a draw; enter it instead")
-	errRehearsal = levee.E(levee.CodeForbidden, "a rehearsal admits invented buyers only, and a sale real ones only")
+	errRehearsal = levee.E(levee.CodeForbidden, "a rehearsal admits invented buyers and operators only, and a sale real accounts only")
 	errLoading   = levee.E(levee.CodeUnavailable, "the waiting room is being loaded; ask again in a second").After(time.Second)
 	errFull      = levee.E(levee.CodeUnavailable, "the waiting room is full; ask again later").After(30 * time.Second)
 	errAddress   = levee.E(levee.CodeTooManyRequests, "too many places are held from this address").After(30 * time.Second)

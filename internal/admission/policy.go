@@ -106,7 +106,7 @@ type Window struct {
 	Open bool
 	// Draw marks a sale in draw mode: nobody is admitted at all, who asks is told to enter the draw (CodeDrawOnly).
 	Draw bool
-	// Rehearsal sales admit invented buyers only, and the others real ones only.
+	// Rehearsal sales admit invented buyers and operators only, and the others real accounts only.
 	Rehearsal bool
 	Policy    Policy
 	// Free tells how many units could be sold now; with 0 or less nobody is admitted. Nil: there is no such bound. It is called

@@ -11,7 +11,7 @@ import (
 
 var (
 	errNoEntry   = levee.E(levee.CodeNotFound, "you are not in this line")
-	errRehearsal = levee.E(levee.CodeForbidden, "a rehearsal is for invented buyers only, and a sale for real ones only")
+	errRehearsal = levee.E(levee.CodeForbidden, "a rehearsal is for invented buyers and operators only, and a sale for real accounts only")
 	errOver      = levee.E(levee.CodeEnded, "the sale is over")
 )
 
@@ -29,7 +29,7 @@ func (s *Service) JoinTx(ctx context.Context, tx *db.Tx, of levee.SaleID, buyer 
 	switch {
 	case !buyer.SignedIn():
 		return e, levee.E(levee.CodeUnauthenticated, "sign in to join")
-	case buyer.Rehearsal != v.Rehearsal:
+	case !buyer.MayJoin(v.Rehearsal):
 		return e, errRehearsal
 	case quantity < 1 || quantity > v.PerBuyer:
 		return e, levee.Invalid("body.quantity", "1 to the sale's limit per buyer", quantity)

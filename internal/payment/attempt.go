@@ -55,12 +55,17 @@ func (s *Service) redirect(ctx context.Context, actor levee.Actor, a Attempt) (s
 	return g.Start(ctx, s.charge(a, o))
 }
 
+// sourceRehearsal is the source of orders that were bought in a rehearsal.
+const sourceRehearsal = "rehearsal"
+
+var errRehearsal = levee.E(levee.CodeForbidden, "orders of a rehearsal are paid at the test provider only, where no money moves")
+
 func (s *Service) startTx(ctx context.Context, tx *db.Tx, actor levee.Actor, id levee.OrderID, provider string) (*Attempt, error) {
 	switch {
 	case !actor.SignedIn():
 		return nil, levee.E(levee.CodeUnauthenticated, "sign in to pay")
 	case actor.Rehearsal && provider != providerSandbox:
-		return nil, levee.E(levee.CodeForbidden, "orders of a rehearsal are paid at the test provider only, where no money moves")
+		return nil, errRehearsal
 	case s.gateways[provider] == nil || provider == providerFree:
 		return nil, levee.Invalid("body.provider", "one of "+strings.Join(s.Providers(), ", "), provider)
 	}
@@ -72,6 +77,8 @@ func (s *Service) startTx(ctx context.Context, tx *db.Tx, actor levee.Actor, id 
 	switch {
 	case o.Buyer != actor.User:
 		return nil, levee.E(levee.CodeNotFound, "there is no such order")
+	case o.Source == sourceRehearsal && provider != providerSandbox: // an operator's, who took part by hand
+		return nil, errRehearsal
 	case o.State == order.StateCancelled:
 		return nil, levee.E(levee.CodePaymentDeadlineOver, "the order is cancelled, it cannot be paid any more").With("state", o.State.String())
 	case o.State != order.StateCreated:

@@ -66,7 +66,7 @@ type Rehearsal struct {
 }
 
 // RehearseTx copies a sale for a rehearsal and schedules it: the same terms, mode and admission policy through the same engine, but
-// it takes no stock from the catalog and sells to invented buyers only. A draw is drawn at the same share of the copy's window.
+// it takes no stock from the catalog and sells to invented buyers and operators only. A draw is drawn at the same share of the copy's window.
 func (s *Service) RehearseTx(ctx context.Context, tx *db.Tx, of *sale.Sale, r Rehearsal, actor levee.Actor) (*sale.Sale, error) {
 	t := of.Terms()
 	t.Title, t.Rehearsal = levee.Shorten("Rehearsal: "+of.Title, titleMost-len("…")), true

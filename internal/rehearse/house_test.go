@@ -3,7 +3,6 @@ package rehearse_test
 import (
 	"bufio"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -93,47 +92,26 @@ func TestTheHouseWithAWaitingRoom(t *testing.T) {
 	}
 	// The copy's address is told at once, so that somebody can open it.
 	invited, told := io.Pipe()
-	byHand := make(chan error, 1)
+	var r rehearse.Report
+	ran := make(chan error, 1)
 	go func() {
-		byHand <- func() error {
-			line, err := bufio.NewReader(invited).ReadString('\n')
-			if err != nil {
-				return err
-			}
-			go io.Copy(io.Discard, invited)
-			copied := line[strings.Index(line, "/sales/")+len("/sales/"):]
-			copied = copied[:strings.IndexByte(copied, ' ')]
-			token := ""
-			for end := time.Now().Add(20 * time.Second); token == "" && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-				var c struct {
-					Challenge string
-					Bits      int
-				}
-				h.Operator.Do("POST", "/v1/sales/"+copied+"/challenges", map[string]string{"kind": "work"}).Want(201).Into(&c)
-				answer := 0
-				for sum := sha256.Sum256([]byte(c.Challenge + ".0")); sum[0] != 0; sum = sha256.Sum256([]byte(fmt.Sprint(c.Challenge, ".", answer))) {
-					answer++
-				}
-				var place struct{ Status, Token string }
-				h.Operator.Do("POST", "/v1/sales/"+copied+"/admissions", map[string]any{"proof": map[string]string{"challenge": c.Challenge, "answer": fmt.Sprint(answer)}}).
-					Want(200, 201, 202).Into(&place)
-				token = place.Token
-			}
-			if token == "" {
-				return errors.New("the operator was not admitted")
-			}
-			h.Operator.Do("POST", "/v1/sales/"+copied+"/purchases", nil, "Levee-Admission: "+token).Want(201)
-			return nil
-		}()
+		var err error
+		r, err = rehearse.Run(t.Context(), rehearse.Config{Server: h.Base, User: "operator", Password: apptest.Password,
+			Sale: h.App.Rooms.Sale.PublicID(v.ID), Queue: true, Buyers: 300, Duration: time.Second, Settle: 20 * time.Second, Connections: 32, Units: 250, Listen: 0.05}, told)
+		told.Close()
+		ran <- err
 	}()
-	r, err := rehearse.Run(t.Context(), rehearse.Config{Server: h.Base, User: "operator", Password: apptest.Password,
-		Sale: h.App.Rooms.Sale.PublicID(v.ID), Queue: true, Buyers: 300, Rate: 300, Duration: 12 * time.Second, Connections: 32, Units: 250, Listen: 0.05}, told)
-	told.Close()
-	if err != nil {
-		t.Fatal(err)
+	lines := bufio.NewScanner(invited)
+	var copied string
+	for copied == "" && lines.Scan() {
+		if _, after, ok := strings.Cut(lines.Text(), "/sales/"); ok {
+			copied, _, _ = strings.Cut(after, " ")
+		}
 	}
-	if err := <-byHand; err != nil {
-		t.Error(err)
+	go io.Copy(io.Discard, invited)
+	buyByHand(t, h.Operator, copied)
+	if err := <-ran; err != nil {
+		t.Fatal(err)
 	}
 	for _, check := range r.Audit {
 		if check.Verdict == rehearse.Broken {
@@ -143,4 +121,30 @@ func TestTheHouseWithAWaitingRoom(t *testing.T) {
 	if r.Room == nil || r.Room.Places == 0 || r.Room.Solved != 300 || r.Outcomes["ordered"] != 249 || r.Account.Stock.Reserved != 250 {
 		t.Errorf("249 of 300 buy what the operator left: %v, %+v, %+v", r.Outcomes, r.Room, r.Account.Stock)
 	}
+}
+
+// buyByHand does what a page does: the work, the wait, the press.
+func buyByHand(t *testing.T, who *apptest.Client, copied string) {
+	t.Helper()
+	path := "/v1/sales/" + copied
+	var c struct{ Challenge string }
+	who.Do("POST", path+"/challenges", map[string]string{"kind": "work"}).Want(201).Into(&c)
+	answer := 0
+	for sha256.Sum256([]byte(fmt.Sprint(c.Challenge, ".", answer)))[0] != 0 { // eight bits
+		answer++
+	}
+	var place struct{ Status, Token string }
+	proof := map[string]any{"proof": map[string]string{"challenge": c.Challenge, "answer": fmt.Sprint(answer)}}
+	asked := who.Do("POST", path+"/admissions", proof)
+	for end := time.Now().Add(10 * time.Second); asked.Status == 503 && time.Now().Before(end); asked = who.Do("POST", path+"/admissions", proof) {
+		time.Sleep(200 * time.Millisecond) // the copy is a moment old: its room is being loaded
+	}
+	asked.Want(201, 202).Into(&place)
+	for end := time.Now().Add(20 * time.Second); place.Token == "" && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		who.Do("GET", path+"/admissions/mine", nil).Want(200).Into(&place)
+	}
+	if place.Token == "" {
+		t.Fatalf("the operator was not admitted in 20 s: %+v", place)
+	}
+	who.Do("POST", path+"/purchases", nil, "Levee-Admission: "+place.Token).Want(201)
 }

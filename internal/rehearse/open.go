@@ -126,7 +126,7 @@ func (o *office) due(now time.Duration) (next time.Duration, over bool) {
 		}
 		o.enlist(f) // from here on it is the clerk's
 	}
-	if s.room != nil && now >= cfg.Duration && !o.closed {
+	if s.room != nil && !o.closed && now >= s.homeAt() {
 		o.leave(now)
 	}
 	for len(o.later) > 0 && o.later[0].due <= now {
@@ -141,7 +141,7 @@ func (o *office) due(now time.Duration) (next time.Duration, over bool) {
 		o.sleeps = min(o.sleeps, o.later[0].due)
 	}
 	if s.room != nil && !o.closed {
-		o.sleeps = min(o.sleeps, cfg.Duration)
+		o.sleeps = min(o.sleeps, s.homeAt())
 	}
 	return o.sleeps, !more && o.inPlay == 0
 }

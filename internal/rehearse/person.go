@@ -213,7 +213,7 @@ func (s *stage) goOn(f *flow, v verdict, now time.Duration) (last final, done bo
 	if !f.unknown && !standing && now-f.pressed > s.cfg.Patience {
 		return finalGaveUp, true
 	}
-	if f.inRoom() && now >= s.cfg.Duration {
+	if f.inRoom() && now >= s.homeAt() {
 		return s.stillWaiting(f), true
 	}
 	// People do not come back in the same instant, only never earlier than they were told.

@@ -32,7 +32,8 @@ type Config struct {
 	// Sale is the public id of the sale to rehearse; it is copied and not touched. Required.
 	Sale string
 
-	// Rate is how many buyers press the button per second, from 1 to 200,000. Default 1,000. The moments are a Poisson process
+	// Rate is how many buyers press the button per second, from 1 to 200,000. Default 1,000; with Queue, so many that all come within
+	// Duration. The moments are a Poisson process
 	// drawn from Seed. What the generator cannot send in time still counts from the moment it was meant to be sent.
 	Rate float64
 	// Buyers is how many people there are, from 1 to 1,000,000. Default: one for each press, at most 1,000,000. When all have
@@ -72,7 +73,7 @@ type Config struct {
 
 	// Queue says that the sale must have a waiting room: Buyers people come to it, once each, keep their places, ask again when
 	// they are told to, and buy when it is their turn. A sale with a room is rehearsed so in any case; with Queue one without is
-	// an error. Whoever still waits when Duration is over goes home.
+	// an error. They come within Duration or a little later, and whoever still waits shortly before the end of Settle goes home.
 	Queue bool
 	// Listen is the share of the people in a waiting room who also follow its public counter, each on a connection of his own, 0
 	// to 1 and at most 10,000 people. Default 0.
@@ -110,8 +111,11 @@ const (
 
 // Normal returns the config with its defaults filled in, or CodeInvalid that names the flag, what is allowed and what was given.
 func (c Config) Normal() (Config, error) {
-	def(&c.Rate, rateDefault)
 	def(&c.Duration, durationDefault)
+	if c.Queue && c.Buyers > 0 {
+		def(&c.Rate, max(1, min(rateMax, float64(c.Buyers)/c.Duration.Seconds())))
+	}
+	def(&c.Rate, rateDefault)
 	def(&c.Connections, connDefault)
 	def(&c.Quantity, 1)
 	def(&c.Patience, patienceDefault)

@@ -124,6 +124,7 @@ const (
 	thinkLeast     = 300 * time.Millisecond
 	thinkRange     = 2 * time.Second // from being admitted to the press
 	placeWaitLeast = 200 * time.Millisecond
+	homeBefore     = 10 * time.Second
 	proofsMost     = 5
 )
 
@@ -359,6 +360,11 @@ func (r *room) spend(p *place) {
 		p.begun = true
 		r.out.Add(-1)
 	}
+}
+
+// homeAt is when those go home who still wait: so long before the end that who was just admitted can buy.
+func (s *stage) homeAt() time.Duration {
+	return s.cfg.Duration + s.cfg.Settle - min(homeBefore, s.cfg.Settle/2)
 }
 
 // leave takes everybody whose turn has not come out of the heap when the time is over; their last word is that they still wait.

@@ -62,7 +62,7 @@ func TestWaitingRoom(t *testing.T) {
 // Whoever still waits when the time is over goes home, and that is no failure.
 func TestWaitingRoomThatIsTooLong(t *testing.T) {
 	h := houseWithRoom(1000)
-	r := queueIn(t, h, func(c *Config) { c.Duration = 4 * time.Second })
+	r := queueIn(t, h, func(c *Config) { c.Duration, c.Settle = time.Second, 6*time.Second })
 	mustHold(t, r)
 	if r.Outcomes["waiting"] < 100 || r.Outcomes["waiting"]+r.Outcomes["ordered"] != 300 || r.Room.Waiting != int64(r.Outcomes["waiting"]) || r.SettledAfter > 8 {
 		t.Errorf("about 160 are admitted in 4 s: %v after %v s", r.Outcomes, r.SettledAfter)

@@ -81,11 +81,11 @@ func newStage(ctx context.Context, c Config, out io.Writer) (_ *stage, err error
 			s.copy.Operator.Units, s.copy.PerBuyer)
 	}
 	p := newProgress(s)
+	p.invite()
 	if s.crowd, err = s.op.invent(ctx, s.copy.ID, c.Buyers, min(24*time.Hour, c.Early+c.Duration+c.Settle+rehearsalTail+time.Hour), p.inventing); err != nil {
 		return nil, err
 	}
 	p.line("")
-	p.invite()
 	s.phrases = newPhrases(s.net.Host(), s.copy.ID, c.Quantity, c.Poll)
 	return s, nil
 }
@@ -138,7 +138,7 @@ func (s *stage) play(ctx context.Context) error {
 		s.ended = s.cfg.Duration
 		coming := newArrivals(s.cfg.Rate, s.cfg.Duration, s.cfg.Seed)
 		if s.room != nil { // everybody comes once; after that there is waiting
-			coming.most = uint64(len(s.crowd))
+			coming.most, coming.end = uint64(len(s.crowd)), s.homeAt()
 		}
 		o := s.newOffice(coming, nil)
 		p.office.Store(o)

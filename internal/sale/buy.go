@@ -62,7 +62,7 @@ func (s *Service) buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 	switch {
 	case !w.Buyer.SignedIn():
 		return Ticket{}, levee.E(levee.CodeUnauthenticated, "sign in to buy")
-	case w.Buyer.Rehearsal != v.Rehearsal:
+	case !w.Buyer.MayJoin(v.Rehearsal):
 		return Ticket{}, errRehearsal
 	case w.Quantity < 1:
 		return Ticket{}, levee.Invalid("body.quantity", "1 or more", w.Quantity)
@@ -206,4 +206,4 @@ func hashKey(key string) int64 {
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
 
-var errRehearsal = levee.E(levee.CodeForbidden, "a rehearsal sells to invented buyers only, and a sale to real ones only")
+var errRehearsal = levee.E(levee.CodeForbidden, "a rehearsal sells to invented buyers and operators only, and a sale to real accounts only")

@@ -75,7 +75,7 @@ func (s *Service) refuseFast(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	who, err := s.Authenticate(token)
-	if err != nil || !who.SignedIn() || who.Rehearsal != l.view.Load().Rehearsal {
+	if err != nil || !who.SignedIn() || !who.MayJoin(l.view.Load().Rehearsal) {
 		return false
 	}
 	if _, known := l.gate.Held(who.User); known {

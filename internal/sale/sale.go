@@ -191,7 +191,7 @@ type Sale struct {
 	Admission admission.Policy
 	// TokenNeeded tells whether a purchase needs an admission token.
 	TokenNeeded bool
-	// Rehearsal sales sell to invented buyers only, take no stock from the catalog, and are left out of the public lists.
+	// Rehearsal sales sell to invented buyers and operators only, take no stock from the catalog, and are left out of the public lists.
 	Rehearsal bool
 	Version   int64
 	CreatedBy levee.UserID

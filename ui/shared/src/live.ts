@@ -25,6 +25,30 @@ export interface Watch<T> {
 const pollEvery = 3000
 const silence = 45_000 // no event and no heartbeat for so long: the way is dead though it looks open
 
+// Over HTTP/1.1 a browser holds six connections to one host, over all its windows, and a stream keeps one for ever: six streams and
+// no request gets through any more. So the streams of this house share a few slots (the lock is the browser's own, over windows), and
+// who gets none polls. HTTP/2 has no such limit; a browser without locks is trusted to have one window.
+const slots = 4
+
+const manyWays = (): boolean => {
+  const [page] = performance.getEntriesByType('navigation') as PerformanceNavigationTiming[]
+  return !navigator.locks || /^h[23]/.test(page?.nextHopProtocol ?? '')
+}
+
+/** Takes a slot and resolves to what gives it back, or to undefined when all are taken. */
+async function slot(): Promise<(() => void) | undefined> {
+  if (manyWays()) return () => undefined
+  for (let i = 0; i < slots; i++) {
+    const release = await new Promise<(() => void) | undefined>((got) => {
+      navigator.locks
+        .request(`levee-stream-${i}`, { ifAvailable: true }, (lock) => (lock ? new Promise<void>((free) => got(free)) : got(undefined)))
+        .catch(() => got(undefined)) // the page is going away
+    })
+    if (release) return release
+  }
+  return undefined
+}
+
 /**
  * Watches something. While the stream lives nobody asks; when it breaks the page polls and tries the stream again, ever more slowly,
  * up to every 30 s. A hidden page neither polls nor holds a stream; it reads once when it is seen again.
@@ -37,6 +61,8 @@ export function watch<T>(w: Watch<T>): Live {
   let wait = 1000
   let live = false
   let over = false
+  let opening = false
+  let release: (() => void) | undefined
 
   const tell = (is: boolean): void => {
     if (live !== is) w.state?.(is)
@@ -75,6 +101,8 @@ export function watch<T>(w: Watch<T>): Live {
   const close = (): void => {
     source?.close()
     source = undefined
+    release?.()
+    release = undefined
     clearTimeout(guard)
     clearTimeout(again)
     clearTimeout(poll)
@@ -87,8 +115,19 @@ export function watch<T>(w: Watch<T>): Live {
     again = setTimeout(open, wait * (0.75 + Math.random() / 2))
     wait = Math.min(wait * 2, 30_000)
   }
-  function open(): void {
-    if (over || document.hidden || source) return
+  async function open(): Promise<void> {
+    if (over || document.hidden || source || opening) return
+    opening = true
+    release = await slot()
+    opening = false
+    if (!release) {
+      again = setTimeout(open, 5000 * (0.75 + Math.random() / 2))
+      return
+    }
+    if (over || document.hidden) {
+      close()
+      return
+    }
     source = new EventSource(w.url)
     source.onopen = () => {
       wait = 1000
@@ -113,12 +152,12 @@ export function watch<T>(w: Watch<T>): Live {
       if (w.whenHidden !== undefined) poll = setTimeout(dozing, w.whenHidden)
     } else {
       clearTimeout(poll)
-      open()
+      void open()
       void polling()
     }
   }
   document.addEventListener('visibilitychange', seen)
-  open()
+  void open()
   if (document.hidden) void dozing()
   else void polling()
   return {

@@ -13,4 +13,6 @@ void startLanguage().then(() => {
   createApp(App).use(i18n).use(router).mount('#app')
   keepClock()
   keepNotices()
+  // The page that must be there at once is fetched while there is time.
+  setTimeout(() => void import('./pages/SalePage.vue').catch(() => undefined), 2500)
 })

@@ -28,12 +28,20 @@ export function useRoom(sale: string, user: () => string | undefined, challenge:
   let follower: Live | undefined
   let again: ReturnType<typeof setTimeout> | undefined
 
-  const position = computed<number | undefined>(() => {
+  const position = ref<number>()
+  /** The news is up to a second older than a reading, so what is computed from both may run ahead by a second's admissions; the next
+   * reading must not look like a step back for that. More than that is one (people who missed their turn came back), and is shown. */
+  function move(): void {
     const p = place.value
-    if (p?.status !== 'waiting' || !p.position) return undefined
+    if (p?.status !== 'waiting' || !p.position) {
+      position.value = undefined
+      return
+    }
     const moved = news.value && servedThen.value !== undefined ? Math.max(0, news.value.served - servedThen.value) : 0
-    return Math.max(1, p.position - moved)
-  })
+    const now = Math.max(1, p.position - moved)
+    const ahead = 2 * (news.value?.per_second ?? 0) + 1
+    if (position.value === undefined || now < position.value || now > position.value + ahead) position.value = now
+  }
   const waiting = computed(() => news.value?.waiting ?? place.value?.waiting ?? 0)
   const estimate = computed(() => {
     const p = place.value
@@ -52,6 +60,7 @@ export function useRoom(sale: string, user: () => string | undefined, challenge:
     if (p.ticket) keep(placeName(), { ticket: p.ticket })
     place.value = p
     servedThen.value = news.value?.served
+    move()
     if (p.status === 'waiting') start()
     else stop()
     return p
@@ -59,6 +68,7 @@ export function useRoom(sale: string, user: () => string | undefined, challenge:
 
   function drop(): void {
     place.value = undefined
+    move()
     stop()
   }
 
@@ -125,6 +135,7 @@ export function useRoom(sale: string, user: () => string | undefined, challenge:
     const before = news.value
     news.value = l
     servedThen.value ??= l.served
+    move()
     const p = place.value
     if (p?.status !== 'waiting') return
     const opened = l.open && before !== undefined && !before.open

@@ -57,7 +57,7 @@ export async function signOut(): Promise<void> {
   } catch (e) {
     if (!(e instanceof Problem && e.status === 401)) throw e
   }
-  for (const start of owned) for (const n of namesOf(start)) forget(n)
+  for (const start of [...owned, 'pay.']) for (const n of namesOf(start)) forget(n)
   become(null)
 }
 

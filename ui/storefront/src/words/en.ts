@@ -220,8 +220,8 @@ export default {
     number: 'Number {n}',
     say: 'Your place in line: {n}.',
     missedTitle: 'Your turn has passed',
-    missedHint: 'It was kept for a while, and then went to the next person. You can line up again.',
-    again: 'Line up again',
+    missedHint: 'It was kept for a while, and then went to the next person. Ask again and you are at the head of the line.',
+    again: 'Take my turn again',
     tabTurn: 'Your turn!',
   },
   challenge: {

@@ -222,8 +222,8 @@ const zh: Words = {
     number: '{n} 号',
     say: '您的排位：{n}。',
     missedTitle: '您错过了轮次',
-    missedHint: '您的名额保留了一段时间，随后让给了下一位。您可以重新排队。',
-    again: '重新排队',
+    missedHint: '您的名额保留了一段时间，随后让给了下一位。再次进入，您会排在队首。',
+    again: '重新获取轮次',
     tabTurn: '轮到您了！',
   },
   challenge: {
