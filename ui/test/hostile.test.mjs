@@ -63,6 +63,31 @@ describe('hostile texts', () => {
     for (const t of taken) if (!/^\s|\s$/.test(t.text)) assert.equal(t.title, t.text, `${t.what} was changed`)
   })
 
+  story('the look for strangers finds them, and the look for a text is not fooled', async () => {
+    const p = await Person.open(house, { allow: /./ })
+    await p.goto('/')
+    assert.deepEqual(await strangers(p.page), [])
+    const planted = ['a[href="javascript:1"]', 'iframe', 'img[src="x"]', 'b[data-canary]', 'base[href="//x"]', 'p[onclick="1"]', 'a[href="java\tscript:1"]']
+    for (const what of planted) {
+      await p.page.evaluate((what) => {
+        const [, tag, name, value] = /^(\w+)(?:\[([\w-]+)(?:="([^"]*)")?\])?$/.exec(what)
+        const e = document.createElement(tag)
+        e.className = 'planted'
+        if (name) e.setAttribute(name, value ?? '')
+        document.querySelector('main').append(e)
+      }, what)
+      assert.equal((await strangers(p.page)).length, 1, what)
+      await p.page.evaluate(() => document.querySelector('.planted').remove())
+    }
+    await p.page.evaluate(() => {
+      const e = Object.assign(document.createElement('p'), { id: 'p1' })
+      e.append('half ', document.createElement('b'), 'price')
+      document.querySelector('main').append(e)
+    })
+    assert.equal(await shown(p.page, '#p1', 'half price'), false, 'a text with an element in it is not that text')
+    await p.leave()
+  })
+
   story('lists of the storefront', async () => {
     const p = await Person.open(house, { size: desktop })
     await p.goto('/')

@@ -39,14 +39,14 @@ export function firstLang(): Lang {
   return languages.find((l) => l === was) ?? (navigator.languages.some((l) => l.startsWith('zh')) ? 'zh' : 'en')
 }
 
+const shown = (named: Record<string, string | number>): Record<string, string> =>
+  Object.fromEntries(Object.entries(named).map(([k, v]) => [k, typeof v === 'number' ? new Intl.NumberFormat(locale()).format(v) : v]))
+
 /** A text by its path. What stands for {name} is put in as text, numbers as the language writes them. */
-export function t(word: Word, named: Record<string, string | number> = {}): string {
-  const shown = Object.entries(named).map(([k, v]) => [k, typeof v === 'number' ? new Intl.NumberFormat(locale()).format(v) : v])
-  return i18n.global.t(word, Object.fromEntries(shown) as Record<string, string>)
-}
+export const t = (word: Word, named: Record<string, string | number> = {}): string => i18n.global.t(word, shown(named))
 
 /** The text for a value that the server may extend: an unknown one is shown as it is. */
-export function name(under: string, value: string): string {
+export function name(under: string, value: string, named: Record<string, string | number> = {}): string {
   const path = `${under}.${value}`
-  return i18n.global.te(path) ? i18n.global.t(path) : value
+  return i18n.global.te(path) ? i18n.global.t(path, shown(named)) : value
 }

@@ -5,6 +5,10 @@ import { asProblem, refusal } from './problem'
 export interface Form {
   /** The error at a field, '' when it has none. */
   errorAt(field: string): string
+  /** The fields that stand in the form: they show their errors themselves. */
+  names: Set<string>
+  /** Whether a refused field stands in the form. */
+  shows(f: Refused): boolean
 }
 export const formKey: InjectionKey<Form> = Symbol('form')
 
@@ -55,6 +59,8 @@ export function useForm(names: Record<string, string> = {}) {
       busy.value = false
     }
   }
-  provide(formKey, { errorAt })
+  const standing = new Set<string>()
+  const shows = (f: Refused): boolean => standing.has(own(f)) || standing.has(own(f).replace(/\[.*$/, ''))
+  provide(formKey, { errorAt, names: standing, shows })
   return { busy, problem, mine, errorAt, submit }
 }

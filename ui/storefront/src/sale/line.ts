@@ -68,7 +68,8 @@ export function useLine(sale: string, user: () => string | undefined) {
       url: house.events.line(sale),
       kinds: ['numbers'],
       on: (_, n) => {
-        const drawnNow = isDraw && n.drawn && numbers.value?.drawn === false
+        // Also when these are the first numbers: the draw may have been held between the page's reading and its first news.
+        const drawnNow = isDraw && n.drawn && draw.value?.state !== 'drawn' && numbers.value?.drawn !== true
         const moved = numbers.value !== undefined && n.waiting < numbers.value.waiting
         numbers.value = n
         // Somebody ahead may have gone: a long line does not ask all at once.

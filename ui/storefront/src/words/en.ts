@@ -13,7 +13,7 @@ export default {
     clock: 'Server time {time}',
     api: 'API',
     language: '中文',
-    languageLabel: 'Switch to Chinese',
+    languageLabel: '中文: switch to Chinese',
     theme: { auto: 'Theme: as the device', light: 'Theme: light', dark: 'Theme: dark' },
   },
   common: {

@@ -15,7 +15,7 @@ const zh: Words = {
     clock: '服务器时间 {time}',
     api: '接口',
     language: 'English',
-    languageLabel: '切换到英文',
+    languageLabel: 'English：切换到英文',
     theme: { auto: '外观：跟随设备', light: '外观：浅色', dark: '外观：深色' },
   },
   common: {
