@@ -8,34 +8,6 @@ import (
 	"strings"
 )
 
-// Verdict of one check.
-const (
-	Holds  = "holds"
-	Broken = "broken"
-	Note   = "note" // nothing wrong, but a reader should know
-)
-
-// Check is one promise, held against the facts.
-type Check struct {
-	Name    string `json:"name"`
-	Promise string `json:"promise"`
-	Verdict string `json:"verdict"`
-	// Facts are the figures that were compared.
-	Facts string `json:"facts"`
-	// Count is how many differences there are; Findings names the first of them.
-	Count    int      `json:"count"`
-	Findings []string `json:"findings,omitempty"`
-}
-
-const findingsKept = 50
-
-func (c *Check) find(format string, args ...any) {
-	c.Count++
-	if len(c.Findings) < findingsKept {
-		c.Findings = append(c.Findings, fmt.Sprintf(format, args...))
-	}
-}
-
 // evidence is what an audit compares: what clients were told, and what the server says that it holds.
 type evidence struct {
 	crowd    []buyer
@@ -62,16 +34,16 @@ func audit(e *evidence) []Check {
 	for i := range e.rows {
 		r := &e.rows[i]
 		if rows[r.Order] != nil {
-			double.find("SQL lists order %s twice", r.Order)
+			double.Find("SQL lists order %s twice", r.Order)
 		}
 		if _, known := reservations[r.Reservation]; known {
-			double.find("SQL lists reservation %s twice", r.Reservation)
+			double.Find("SQL lists reservation %s twice", r.Reservation)
 		}
 		reservations[r.Reservation] = struct{}{}
 		rows[r.Order] = r
 	}
 	for _, lie := range e.told.lies {
-		double.find("%s", lie)
+		double.Find("%s", lie)
 	}
 	double.Facts = fmt.Sprintf("%d rows, %d orders that were told", len(e.rows), len(e.told.orders))
 	checks := []Check{e.kept(rows), e.untold(people), double, e.limit(), e.oversold(), e.balance(), e.books(), e.money(rows),
@@ -96,14 +68,14 @@ func (e *evidence) kept(rows map[string]*row) (c Check) {
 		r := rows[order]
 		switch who := e.crowd[p.buyer].id; {
 		case r == nil:
-			c.find("buyer %s was told of order %s (key %012x), which SQL does not hold", who, order, p.press)
+			c.Find("buyer %s was told of order %s (key %012x), which SQL does not hold", who, order, p.press)
 			continue
 		case r.Buyer != who:
-			c.find("order %s was told to buyer %s, but SQL gives it to %s", order, who, r.Buyer)
+			c.Find("order %s was told to buyer %s, but SQL gives it to %s", order, who, r.Buyer)
 		case r.Quantity != int64(p.quantity):
-			c.find("buyer %s was told that order %s is for %d units, SQL says %d", who, order, p.quantity, r.Quantity)
+			c.Find("buyer %s was told that order %s is for %d units, SQL says %d", who, order, p.quantity, r.Quantity)
 		case p.reservation != "" && r.Reservation != p.reservation:
-			c.find("buyer %s was told that order %s is reservation %s, SQL says %s", who, order, p.reservation, r.Reservation)
+			c.Find("buyer %s was told that order %s is reservation %s, SQL says %s", who, order, p.reservation, r.Reservation)
 		}
 		found++
 	}
@@ -127,10 +99,10 @@ func (e *evidence) untold(people map[string]int32) (c Check) {
 		untold++
 		who, ours := people[r.Buyer]
 		if !ours {
-			c.find("SQL gives order %s to %s, who is none of the invented buyers", r.Order, r.Buyer)
+			c.Find("SQL gives order %s to %s, who is none of the invented buyers", r.Order, r.Buyer)
 			continue
 		}
-		c.find("buyer %s holds order %s (%s) and was not told; the last he heard is: %s", r.Buyer, r.Order, r.State,
+		c.Find("buyer %s holds order %s (%s) and was not told; the last he heard is: %s", r.Buyer, r.Order, r.State,
 			finalLabels[e.told.last[who].Load()])
 	}
 	c.Facts = fmt.Sprintf("%d orders in SQL, %d not told", len(e.rows), untold)
@@ -152,7 +124,7 @@ func (e *evidence) limit() (c Check) {
 	}
 	for _, who := range slices.Sorted(maps.Keys(held)) {
 		if held[who] > e.perBuyer {
-			c.find("buyer %s holds %d units", who, held[who])
+			c.Find("buyer %s holds %d units", who, held[who])
 		}
 	}
 	c.Facts = fmt.Sprintf("%d buyers hold units, the most anybody holds is %d", len(held), most)
@@ -179,10 +151,10 @@ func (e *evidence) oversold() (c Check) {
 	reserved, sold, _ := e.held()
 	free := e.units - e.account.Stock.Withdrawn
 	if reserved+sold > free {
-		c.find("%d units are in orders, %d more than the %d offered", reserved+sold, reserved+sold-free, free)
+		c.Find("%d units are in orders, %d more than the %d offered", reserved+sold, reserved+sold-free, free)
 	}
 	if e.account.Stock.Offered != e.units {
-		c.find("the sale was made for %d units, the account says %d", e.units, e.account.Stock.Offered)
+		c.Find("the sale was made for %d units, the account says %d", e.units, e.account.Stock.Offered)
 	}
 	told := int64(0)
 	for _, p := range e.told.orders {
@@ -196,16 +168,16 @@ func (e *evidence) balance() (c Check) {
 	c = Check{Name: "the stock balances", Promise: "sold + reserved + remaining + withdrawn = offered, and the server's own proof finds nothing"}
 	s := e.account.Stock
 	if sum := s.Sold + s.Reserved + s.Remaining + s.Withdrawn; sum != s.Offered {
-		c.find("%d + %d + %d + %d = %d, not %d", s.Sold, s.Reserved, s.Remaining, s.Withdrawn, sum, s.Offered)
+		c.Find("%d + %d + %d + %d = %d, not %d", s.Sold, s.Reserved, s.Remaining, s.Withdrawn, sum, s.Offered)
 	}
 	if s.Remaining < 0 || s.Reserved < 0 || s.Sold < 0 || s.Withdrawn < 0 {
-		c.find("a number of units is negative: %+v", s)
+		c.Find("a number of units is negative: %+v", s)
 	}
 	for _, p := range e.account.Problems {
-		c.find("the server says: %s", p)
+		c.Find("the server says: %s", p)
 	}
 	if !e.account.Balanced && len(e.account.Problems) == 0 {
-		c.find("the server says that its books do not balance")
+		c.Find("the server says that its books do not balance")
 	}
 	c.Facts = fmt.Sprintf("%d sold + %d reserved + %d remaining + %d withdrawn = %d", s.Sold, s.Reserved, s.Remaining, s.Withdrawn, s.Offered)
 	return c
@@ -215,13 +187,13 @@ func (e *evidence) books() (c Check) {
 	c = Check{Name: "books and rows agree", Promise: "the account's sums are the sums of the reservations"}
 	reserved, sold, released := e.held()
 	if reserved != e.account.Stock.Reserved {
-		c.find("the rows have %d units reserved, the account %d", reserved, e.account.Stock.Reserved)
+		c.Find("the rows have %d units reserved, the account %d", reserved, e.account.Stock.Reserved)
 	}
 	if sold != e.account.Stock.Sold {
-		c.find("the rows have %d units sold, the account %d", sold, e.account.Stock.Sold)
+		c.Find("the rows have %d units sold, the account %d", sold, e.account.Stock.Sold)
 	}
 	if e.account.Gate.Unsettled != 0 || e.account.Gate.Waiting != 0 {
-		c.find("the server did not come to rest: %d units unsettled, %d purchases waiting", e.account.Gate.Unsettled, e.account.Gate.Waiting)
+		c.Find("the server did not come to rest: %d units unsettled, %d purchases waiting", e.account.Gate.Unsettled, e.account.Gate.Waiting)
 	}
 	c.Facts = fmt.Sprintf("rows: %d reserved, %d sold, %d released", reserved, sold, released)
 	return c
@@ -238,9 +210,9 @@ func (e *evidence) money(rows map[string]*row) (c Check) {
 		switch {
 		case r == nil:
 		case p.paid && r.State != "sold":
-			c.find("buyer %s paid order %s, but it is %s", r.Buyer, order, r.State)
+			c.Find("buyer %s paid order %s, but it is %s", r.Buyer, order, r.State)
 		case r.State == "sold" && !p.paying:
-			c.find("order %s is sold, but its buyer %s did not pay", order, r.Buyer)
+			c.Find("order %s is sold, but its buyer %s did not pay", order, r.Buyer)
 		}
 		if r != nil && r.State == "sold" {
 			sold++
@@ -254,7 +226,7 @@ func (e *evidence) known() (c Check) {
 	c = Check{Name: "every outcome is known", Promise: "each lost or late reply was found out by asking again with the same key"}
 	n := e.told.counts[finalUnknown].Load()
 	if n > 0 {
-		c.find("what became of %d presses could not be learned before the time was over", n)
+		c.Find("what became of %d presses could not be learned before the time was over", n)
 		c.Count = int(n)
 	}
 	c.Facts = fmt.Sprintf("%d replies lost, %d presses without an outcome", e.answered.answers[classLost], n)
@@ -268,7 +240,7 @@ func (e *evidence) servers() (c Check) {
 		n := e.told.statuses[status]
 		facts = append(facts, fmt.Sprintf("%d × %d", n, status))
 		if status != 503 {
-			c.find("%d answers of %d", n, status)
+			c.Find("%d answers of %d", n, status)
 		}
 	}
 	c.Facts = cmp.Or(strings.Join(facts, ", "), "none at all")
@@ -280,7 +252,7 @@ func (e *evidence) odd() (c Check) {
 	n := uint64(0)
 	for _, what := range slices.Sorted(maps.Keys(e.told.odd)) {
 		n += e.told.odd[what]
-		c.find("%d × %s", e.told.odd[what], what)
+		c.Find("%d × %s", e.told.odd[what], what)
 	}
 	c.Facts = fmt.Sprintf("%d odd answers of %d", n, e.answered.total())
 	return c
@@ -294,7 +266,7 @@ func (e *evidence) leftOver() (c Check) {
 	c.Facts = fmt.Sprintf("%d units remain, %d presses were told sold out", e.account.Stock.Remaining, turned)
 	if _, _, released := e.held(); e.account.Stock.Remaining > 0 && turned > 0 {
 		c.Verdict = Note
-		c.find("%d units remain (%d came back from released orders)", e.account.Stock.Remaining, released)
+		c.Find("%d units remain (%d came back from released orders)", e.account.Stock.Remaining, released)
 	}
 	return c
 }

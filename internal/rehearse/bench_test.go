@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"levee/internal/report"
 	"levee/internal/wire"
 )
 
@@ -161,7 +162,7 @@ func BenchmarkMax(b *testing.B) {
 		if err != nil || !r.OK() {
 			b.Fatal(err, r.Audit)
 		}
-		costOf(b, total(r.Answers), time.Duration(r.GeneratorCPU*1e9), time.Duration(r.CameFor*1e9))
+		costOf(b, report.Total(r.Answers), time.Duration(r.GeneratorCPU*1e9), time.Duration(r.CameFor*1e9))
 	}
 }
 
@@ -174,7 +175,7 @@ func BenchmarkOpen(b *testing.B) {
 		if err != nil || !r.OK() {
 			b.Fatal(err, r.Audit)
 		}
-		costOf(b, total(r.Answers), time.Duration(r.GeneratorCPU*1e9), time.Duration(r.CameFor*1e9))
+		costOf(b, report.Total(r.Answers), time.Duration(r.GeneratorCPU*1e9), time.Duration(r.CameFor*1e9))
 		late, _ := r.Latency("generator_lateness")
 		b.ReportMetric(late.P50*1000, "late-p50-µs")
 		b.ReportMetric(late.P99*1000, "late-p99-µs")

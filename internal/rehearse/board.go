@@ -11,17 +11,6 @@ import (
 	"time"
 )
 
-// Board is what the server shows of a waiting room at one moment: the counter that everybody sees, and the operator's numbers.
-type Board struct {
-	At float64 `json:"at_s"` // since the first people came
-	// Served is the number up to which people were admitted, Waiting how many wait, both as everybody sees them.
-	Served  int64 `json:"served"`
-	Waiting int64 `json:"waiting"`
-	// Out is how many tokens are out and unspent and Free how many units are left, as the operator sees them. -1: not known.
-	Out  int64 `json:"out"`
-	Free int64 `json:"free"`
-}
-
 // counter is one event of the public stream.
 type counter struct {
 	Served  int64 `json:"served"`

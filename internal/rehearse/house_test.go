@@ -86,7 +86,7 @@ func TestTheHouseWithAWaitingRoom(t *testing.T) {
 	}
 	now := h.App.Obs.Clock()
 	v, err := h.App.Rooms.Sale.Open(ctx, sale.Terms{Title: "Lamps", SKU: p.SKUs[0].ID, Price: price, Units: 500, PerBuyer: 1, StartsAt: now,
-		EndsAt: now.Add(time.Hour), Admission: admission.Policy{Room: true, PerSecond: 60, Multiple: 2, Brake: admission.BrakeWork, WorkBits: 8}}, levee.System)
+		EndsAt: now.Add(time.Hour), Admission: admission.Policy{Room: true, PerSecond: 120, Multiple: 2, Brake: admission.BrakeWork, WorkBits: 8}}, levee.System)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestTheHouseWithAWaitingRoom(t *testing.T) {
 	go func() {
 		var err error
 		r, err = rehearse.Run(t.Context(), rehearse.Config{Server: h.Base, User: "operator", Password: apptest.Password,
-			Sale: h.App.Rooms.Sale.PublicID(v.ID), Queue: true, Buyers: 300, Duration: time.Second, Settle: 20 * time.Second, Connections: 32, Units: 250, Listen: 0.05}, told)
+			Sale: h.App.Rooms.Sale.PublicID(v.ID), Queue: true, Buyers: 300, Duration: time.Second, Settle: 10 * time.Second, Connections: 32, Units: 250, Listen: 0.05}, told)
 		told.Close()
 		ran <- err
 	}()

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"levee/internal/report"
 )
 
 // class is what an answer means to the person who pressed.
@@ -28,12 +30,12 @@ const (
 	classes
 )
 
-// classNames are for JSON, classLabels for people.
-var (
-	classNames  = [classes]string{"ordered", "queued", "sold_out", "limit_reached", "ended", "wait", "busy", "refused", "failed", "lost", "place", "turn"}
-	classLabels = [classes]string{"ordered", "queued", "sold out", "limit reached", "over", "told to wait", "busy (429, 503)", "other refusals",
-		"server errors", "lost replies", "in the waiting room", "admitted"}
-)
+var classNames, classLabels = func() (names, labels [classes]string) {
+	for c, k := range report.Answers {
+		names[c], labels[c] = k.Name, k.Label
+	}
+	return names, labels
+}()
 
 // What is measured, in microseconds.
 type measure uint8
@@ -271,41 +273,6 @@ func (r *recorder) lately(at time.Duration) time.Duration {
 	return time.Duration(all.ValueAtQuantile(99)) * time.Microsecond
 }
 
-// Latency is one distribution, in milliseconds.
-type Latency struct {
-	Name  string  `json:"name"`
-	Label string  `json:"label"`
-	Count int64   `json:"count"`
-	Mean  float64 `json:"mean_ms"`
-	Min   float64 `json:"min_ms"`
-	P50   float64 `json:"p50_ms"`
-	P90   float64 `json:"p90_ms"`
-	P99   float64 `json:"p99_ms"`
-	P999  float64 `json:"p999_ms"`
-	P9999 float64 `json:"p9999_ms"`
-	Max   float64 `json:"max_ms"`
-	// Curve is the distribution as points, dense towards the tail.
-	Curve []Point `json:"curve,omitempty"`
-}
-
-// Point of a percentile curve.
-type Point struct {
-	Quantile float64 `json:"quantile"` // 0 to 1
-	Value    float64 `json:"ms"`
-}
-
-// Slot is a piece of the timeline. Answers are counted when they came, latencies by when the press was meant.
-type Slot struct {
-	At       float64           `json:"at_s"`
-	Arrivals uint64            `json:"arrivals"`
-	Answers  map[string]uint64 `json:"answers"`
-	Count    int64             `json:"measured"`
-	P50      float64           `json:"p50_ms"`
-	P99      float64           `json:"p99_ms"`
-	P999     float64           `json:"p999_ms"`
-	Max      float64           `json:"max_ms"`
-}
-
 func msec(micros int64) float64 { return float64(micros) / microsPerMsec }
 
 // latencies joins the shards. Distributions without values are left out.
@@ -336,9 +303,9 @@ func curve(h *hdrhistogram.Histogram) (list []Point) {
 	for i := 0; ; i++ {
 		rest := math.Pow(10, -float64(i)/10)
 		if rest*float64(h.TotalCount()) < 1 {
-			return append(list, Point{1, msec(h.Max())})
+			return append(list, Point{Quantile: 1, Value: msec(h.Max())})
 		}
-		list = append(list, Point{1 - rest, msec(h.ValueAtQuantile(100 * (1 - rest)))})
+		list = append(list, Point{Quantile: 1 - rest, Value: msec(h.ValueAtQuantile(100 * (1 - rest)))})
 	}
 }
 

@@ -309,24 +309,6 @@ func (o *operator) rows(ctx context.Context, sale string, yield func(row)) error
 	}
 }
 
-// Account is the server's own books of the rehearsal, as GET /v1/sales/{sale}/account shows them.
-type Account struct {
-	Phase    string   `json:"phase"`
-	Balanced bool     `json:"balanced"`
-	Problems []string `json:"problems"`
-	Stock    struct {
-		Offered   int64 `json:"offered"`
-		Remaining int64 `json:"remaining"`
-		Reserved  int64 `json:"reserved"`
-		Sold      int64 `json:"sold"`
-		Withdrawn int64 `json:"withdrawn"`
-	} `json:"stock"`
-	Gate struct {
-		Unsettled int64 `json:"unsettled"`
-		Waiting   int64 `json:"waiting"`
-	} `json:"gate"`
-}
-
 func (o *operator) account(ctx context.Context, sale string) (a Account, err error) {
 	err = o.read(ctx, "reading the account for the audit", http.MethodGet, "/v1/sales/"+sale+"/account", nil, &a)
 	return a, err

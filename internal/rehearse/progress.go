@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"levee/internal/report"
 )
 
 // How often a terminal's line is drawn again, and a file gets a new one.
@@ -55,7 +57,7 @@ func (p *progress) inventing(n int) {
 	}
 	if now := time.Now(); now.Sub(p.last) >= p.every || n == p.s.cfg.Buyers {
 		p.last = now
-		p.line(fmt.Sprintf("inventing buyers: %s of %s", thousands(uint64(n)), thousands(uint64(p.s.cfg.Buyers))))
+		p.line(fmt.Sprintf("inventing buyers: %s of %s", report.Thousands(uint64(n)), report.Thousands(uint64(p.s.cfg.Buyers))))
 	}
 }
 
@@ -89,50 +91,22 @@ func (p *progress) run(ctx context.Context) {
 
 func (p *progress) text(now time.Duration, r reading, rate float64) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%6.1f s  %s answers/s", now.Seconds(), thousands(uint64(rate)))
+	fmt.Fprintf(&b, "%6.1f s  %s answers/s", now.Seconds(), report.Thousands(uint64(rate)))
 	for c, n := range r.answers {
 		if n > 0 {
-			fmt.Fprintf(&b, "  %s %s", classLabels[c], thousands(n))
+			fmt.Fprintf(&b, "  %s %s", classLabels[c], report.Thousands(n))
 		}
 	}
 	if r := p.s.room; r != nil {
-		fmt.Fprintf(&b, "  waiting %s  had their turn %s", thousands(uint64(max(0, r.waiting.Load()))), thousands(uint64(r.admitted.Load())))
+		fmt.Fprintf(&b, "  waiting %s  had their turn %s", report.Thousands(uint64(max(0, r.waiting.Load()))), report.Thousands(uint64(r.admitted.Load())))
 	}
 	if late := p.s.rec.lately(now); late > 0 {
-		fmt.Fprintf(&b, "  p99 %s", duration(float64(late.Microseconds())/microsPerMsec))
+		fmt.Fprintf(&b, "  p99 %s", report.Duration(float64(late.Microseconds())/microsPerMsec))
 	}
 	if o := p.office.Load(); o != nil {
 		if n := o.waiting(); n > 0 {
-			fmt.Fprintf(&b, "  waiting for a connection %s", thousands(uint64(n)))
+			fmt.Fprintf(&b, "  waiting for a connection %s", report.Thousands(uint64(n)))
 		}
 	}
 	return b.String()
-}
-
-// thousands writes 1234567 as 1,234,567.
-func thousands(n uint64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
-// duration writes milliseconds so that three digits count.
-func duration(ms float64) string {
-	switch {
-	case ms >= 100_000:
-		return fmt.Sprintf("%.0f s", ms/1000)
-	case ms >= 10_000:
-		return fmt.Sprintf("%.1f s", ms/1000)
-	case ms >= 1000:
-		return fmt.Sprintf("%.2f s", ms/1000)
-	case ms >= 100:
-		return fmt.Sprintf("%.0f ms", ms)
-	case ms >= 10:
-		return fmt.Sprintf("%.1f ms", ms)
-	case ms >= 1:
-		return fmt.Sprintf("%.2f ms", ms)
-	}
-	return fmt.Sprintf("%.0f µs", ms*1000)
 }

@@ -271,6 +271,6 @@ func Run(ctx context.Context, c Config, out io.Writer) (_ Report, err error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r.summary(out)
+	r.Summary(out)
 	return r, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"levee/internal/report"
 	"levee/internal/wire"
 )
 
@@ -74,7 +75,7 @@ func (r *room) lie(l roomLie, format string, args ...any) {
 
 func (r *room) lied(l roomLie, format string, args ...any) {
 	f := &r.lies[l]
-	if f.count++; len(f.first) < findingsKept {
+	if f.count++; len(f.first) < report.FindingsKept {
 		f.first = append(f.first, fmt.Sprintf(format, args...))
 	}
 }

@@ -1,44 +1,6 @@
 package rehearse
 
-import (
-	"fmt"
-	"html/template"
-	"strings"
-
-	"levee/internal/plot"
-)
-
-// Room is what a rehearsal with a waiting room came to.
-type Room struct {
-	Order     string `json:"order"`
-	PerSecond int64  `json:"per_second"`
-	Multiple  int64  `json:"multiple"`
-	Brake     string `json:"brake"`
-	// Places is how many people got one, Admitted how many had their turn, Waiting how many still stood there at the end.
-	Places   int64 `json:"places"`
-	Admitted int64 `json:"admitted"`
-	Waiting  int64 `json:"waiting"`
-	// Reloads is how often somebody asked for his place anew, as a page does that is loaded again.
-	Reloads int64 `json:"reloads"`
-	// Calls about places, and how many a second.
-	Calls          int64   `json:"calls"`
-	CallsPerSecond float64 `json:"calls_per_second"`
-	// MostOut is the most tokens that people knew of and had not begun to spend; Cap is what the sale allows at its start.
-	MostOut int64 `json:"most_out"`
-	Cap     int64 `json:"cap"`
-	// EstimatesInTime, Early, Late: who was admitted when he had been told at first, with 5 s of grace.
-	EstimatesInTime int `json:"estimates_in_time"`
-	EstimatesEarly  int `json:"estimates_early"`
-	EstimatesLate   int `json:"estimates_late"`
-	// Solved challenges, how many hashes they took and how much processor time in all.
-	Solved         int64   `json:"solved"`
-	Hashes         int64   `json:"hashes"`
-	SolvingSeconds float64 `json:"solving_s"`
-	// Listeners heard the public counter; Deaf did not.
-	Listeners int     `json:"listeners"`
-	Deaf      int     `json:"deaf"`
-	Board     []Board `json:"board"`
-}
+import "fmt"
 
 // figures of the room. Nobody asks any more while it runs.
 func (s *stage) figures() *Room {
@@ -128,59 +90,4 @@ func (r *room) judgeBoard(v *Room) {
 		}
 		out, free = b.Out, b.Free
 	}
-}
-
-// summary prints the room for a terminal.
-func (v *Room) summary(b *strings.Builder) {
-	if v == nil {
-		return
-	}
-	fmt.Fprintf(b, "\n  waiting room   %s places, %s had their turn, %s still wait\n", thousands(uint64(v.Places)), thousands(uint64(v.Admitted)),
-		thousands(uint64(v.Waiting)))
-	fmt.Fprintf(b, "  place calls    %s: %s a second, %s by pages loaded again\n", thousands(uint64(v.Calls)), thousands(uint64(v.CallsPerSecond)),
-		thousands(uint64(v.Reloads)))
-	fmt.Fprintf(b, "  tokens out     at most %s of %s\n", thousands(uint64(v.MostOut)), thousands(uint64(v.Cap)))
-	if v.Solved > 0 {
-		fmt.Fprintf(b, "  challenges     %s solved, %s hashes and %.1f ms each\n", thousands(uint64(v.Solved)),
-			thousands(uint64(v.Hashes/v.Solved)), 1000*v.SolvingSeconds/float64(v.Solved))
-	}
-}
-
-// tiles of the room for the page.
-func (v *Room) tiles() []tile {
-	list := []tile{
-		{"places", thousands(uint64(v.Places)), thousands(uint64(v.Waiting)) + " still waiting at the end"},
-		{"had their turn", thousands(uint64(v.Admitted)), fmt.Sprintf("%d a second were allowed", v.PerSecond)},
-		{"calls a second", thousands(uint64(v.CallsPerSecond)), thousands(uint64(v.Calls)) + " calls about places"},
-		{"tokens out", thousands(uint64(v.MostOut)), "at most, of " + thousands(uint64(v.Cap)) + " allowed"},
-	}
-	if v.Solved > 0 {
-		list = append(list, tile{"challenges solved", thousands(uint64(v.Solved)), fmt.Sprintf("%s hashes and %.1f ms each",
-			thousands(uint64(v.Hashes/v.Solved)), 1000*v.SolvingSeconds/float64(v.Solved))})
-	}
-	return list
-}
-
-// plot draws how many waited and up to which number people were admitted.
-func (v *Room) plot() template.HTML {
-	end, most := 1.0, 1.0
-	var waiting, served []plot.Dot
-	for _, b := range v.Board {
-		end, most = max(end, b.At), max(most, float64(b.Waiting), float64(b.Served))
-		waiting, served = append(waiting, plot.Dot{X: b.At, Y: float64(b.Waiting)}), append(served, plot.Dot{X: b.At, Y: float64(b.Served)})
-	}
-	ticks := plot.Steps(most, 5)
-	p := plot.New("The waiting room over time", "How many wait, and the number up to which people were admitted.", 0, end, 0, ticks[len(ticks)-1], false)
-	for _, t := range ticks {
-		p.GridY(t, plot.Short(t))
-	}
-	p.Line("waiting", waiting)
-	p.Line("served", served)
-	for _, t := range plot.Steps(end, 10) {
-		if t <= end+1e-9 {
-			p.TickX(t, plot.Short(t))
-		}
-	}
-	p.Axes("seconds since the first people came", "people")
-	return p.End()
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,8 +55,11 @@ func TestWaitingRoom(t *testing.T) {
 	if r.Room.EstimatesInTime != 300 {
 		t.Errorf("the estimates of an honest house are in time: %+v", *r.Room)
 	}
-	page, err := r.html()
-	if err != nil || !bytes.Contains(page, []byte("The waiting room over time")) {
+	path := filepath.Join(t.TempDir(), "r.html")
+	if err := r.WriteHTML(path); err != nil {
+		t.Fatal(err)
+	}
+	if page, err := os.ReadFile(path); err != nil || !bytes.Contains(page, []byte("The waiting room over time")) {
 		t.Errorf("the page shows no waiting room: %v", err)
 	}
 }

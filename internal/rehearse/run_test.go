@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/report"
 )
 
 func testConfig() Config {
@@ -74,7 +75,7 @@ func TestHonestHousePasses(t *testing.T) {
 	if r.Outcomes["ordered"] != 50 || r.Account.Stock.Reserved != 50 {
 		t.Errorf("50 units are sold to 50 people: %v", r.Outcomes)
 	}
-	if got := total(r.Outcomes); got != r.Arrivals {
+	if got := report.Total(r.Outcomes); got != r.Arrivals {
 		t.Errorf("%d presses, %d last words", r.Arrivals, got)
 	}
 	if r.SoldOutAfter == nil || r.LastOrderAfter == nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"levee/internal/report"
 )
 
 // final is the last word that a person was told about a press, or that the rehearsal ended without one.
@@ -24,9 +26,12 @@ const (
 	finals
 )
 
-var finalNames = [finals]string{"none", "ordered", "sold_out", "limit_reached", "ended", "gave_up", "refused", "not_sent", "waiting", "missed", "unknown"}
-var finalLabels = [finals]string{"nothing yet", "an order", "sold out", "limit reached", "the sale is over", "gave up waiting", "an odd refusal",
-	"never sent", "still in the waiting room", "missed his turn", "not known"}
+var finalNames, finalLabels = func() (names, labels [finals]string) {
+	for f, k := range report.Outcomes {
+		names[f], labels[f] = k.Name, k.Label
+	}
+	return names, labels
+}()
 
 // promise is an order that a person was told he holds.
 type promise struct {

@@ -1,4 +1,4 @@
-package rehearse
+package report
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 // span is the time that the plots show: while people came, and a little of what came after.
 func (r Report) span() (slots []Slot, end float64) {
 	slots = r.Timeline
-	for len(slots) > 0 && slots[len(slots)-1].Arrivals == 0 && total(slots[len(slots)-1].Answers) == 0 {
+	for len(slots) > 0 && slots[len(slots)-1].Arrivals == 0 && Total(slots[len(slots)-1].Answers) == 0 {
 		slots = slots[:len(slots)-1]
 	}
 	return slots, max(float64(len(slots))*r.SlotSeconds, r.SlotSeconds)
@@ -37,7 +37,7 @@ func (r Report) plotAnswers() template.HTML {
 	slots, end := r.span()
 	most := 0.0
 	for i := range slots {
-		most = max(most, float64(total(slots[i].Answers))/r.SlotSeconds, float64(slots[i].Arrivals)/r.SlotSeconds)
+		most = max(most, float64(Total(slots[i].Answers))/r.SlotSeconds, float64(slots[i].Arrivals)/r.SlotSeconds)
 	}
 	ticks := plot.Steps(most, 5)
 	p := plot.New("Presses and answers a second", "Answers by what they meant, stacked; the line is how many pressed.", 0, end, 0, ticks[len(ticks)-1], false)
@@ -45,8 +45,8 @@ func (r Report) plotAnswers() template.HTML {
 		p.GridY(v, plot.Short(v))
 	}
 	base := make([]float64, len(slots))
-	for c := range classes {
-		name := classNames[c]
+	for _, k := range Answers {
+		name := k.Name
 		if r.Answers[name] == 0 {
 			continue
 		}
@@ -70,9 +70,9 @@ func (r Report) plotAnswers() template.HTML {
 	r.timeAxis(p, end, "a second")
 	for i := range slots {
 		text := fmt.Sprintf("%s s: %d presses", plot.Short(slots[i].At), slots[i].Arrivals)
-		for c := range classes {
-			if n := slots[i].Answers[classNames[c]]; n > 0 {
-				text += fmt.Sprintf(", %d %s", n, classLabels[c])
+		for _, k := range Answers {
+			if n := slots[i].Answers[k.Name]; n > 0 {
+				text += fmt.Sprintf(", %d %s", n, k.Label)
 			}
 		}
 		p.Tip(float64(i)*r.SlotSeconds, float64(i+1)*r.SlotSeconds, text)
@@ -117,7 +117,7 @@ func (r Report) plotLatency() template.HTML {
 	for i := range slots {
 		if s := &slots[i]; s.Count > 0 {
 			p.Tip(float64(i)*r.SlotSeconds, float64(i+1)*r.SlotSeconds, fmt.Sprintf("%s s: p50 %s, p99 %s, p99.9 %s, max %s of %d", plot.Short(s.At),
-				duration(s.P50), duration(s.P99), duration(s.P999), duration(s.Max), s.Count))
+				Duration(s.P50), Duration(s.P99), Duration(s.P999), Duration(s.Max), s.Count))
 		}
 	}
 	return p.End()
@@ -152,7 +152,7 @@ func (r Report) plotCurves() template.HTML {
 	for i := 0; i <= int(math.Ceil(tail)); i++ {
 		label := "0 %"
 		if i > 0 {
-			label = number(math.Round((1-math.Pow(10, -float64(i)))*1e10)/1e8) + " %"
+			label = Number(math.Round((1-math.Pow(10, -float64(i)))*1e10)/1e8) + " %"
 		}
 		p.TickX(float64(i), label)
 	}
