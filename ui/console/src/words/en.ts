@@ -27,7 +27,7 @@ const words = {
   },
   problem: { request: 'Request', allowed: 'Allowed: {allowed}.', allowedGiven: 'Allowed: {allowed}. Given: {given}', other: 'The server refused this ({status}).' },
   problems: {
-    unreachable: 'The server cannot be reached.', unauthenticated: 'You are not signed in, or name and password do not fit.', forbidden: 'Your account may not do this.', not_found: 'There is no such thing, or it is not yours to see.',
+    unreachable: 'The server cannot be reached.', unauthenticated: 'This was refused: what you gave does not sign you in.', forbidden: 'Your account may not do this.', not_found: 'There is no such thing, or it is not yours to see.',
     conflict: 'This does not fit how things stand now.', gone: 'This is not there any more.', invalid: 'Something here is not allowed.', too_many_requests: 'Too many requests. Wait a moment, then try again.',
     unavailable: 'The server is busy. Try again in a moment.', timeout: 'This took too long. Try again.', too_large: 'This is too large.', unsupported_media_type: 'This kind of file is not read here.',
     out_of_stock: 'Fewer units are on hand than this needs.', internal: 'Something broke on the server. The request number helps to find it.', idempotency_mismatch: 'The first of these requests was another one. Load the page again.',
