@@ -226,14 +226,16 @@ func cleanAny(v slog.Value) slog.Value {
 	if len(text) > textMax {
 		return slog.StringValue(fmt.Sprintf("[%d bytes of JSON]", len(text)))
 	}
-	clean, err := cleanJSON(text)
+	clean, err := CleanJSON(text)
 	if err != nil {
 		return slog.StringValue("!ERROR: " + err.Error())
 	}
 	return slog.AnyValue(clean)
 }
 
-func cleanJSON(text []byte) (any, error) {
+// CleanJSON returns what a JSON text holds, with what a log would not print hidden: the values of keys that Redact names, and phone numbers
+// but for their last four characters. Numbers are json.Number, so that none loses digits. An error for what is no JSON.
+func CleanJSON(text []byte) (any, error) {
 	d := json.NewDecoder(strings.NewReader(string(text)))
 	d.UseNumber()
 	var tree any

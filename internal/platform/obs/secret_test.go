@@ -250,7 +250,7 @@ func FuzzCleanJSON(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		tree, err := cleanJSON([]byte(s))
+		tree, err := CleanJSON([]byte(s))
 		if err != nil {
 			return
 		}
