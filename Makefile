@@ -5,14 +5,21 @@ LDFLAGS := -s -w -X levee/internal/app.Version=$(VERSION)
 KILLS ?= 200
 SEEDS ?= 10000
 
-.PHONY: help run build ui test browser crowd check lint generate bench chaos simulate release clean
+RUNS ?= 50
+BEFORE ?= HEAD~1
+
+.PHONY: help run run-distributed distributed upgrade build ui test browser crowd check lint generate bench bench-distributed bench-peers chaos chaos-nodes compat simulate release clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 run: ui build ## Serve the product with demonstration data (stop with Ctrl-C)
 	./bin/levee demo
+
+run-distributed: ui build ## Serve it on three nodes behind nginx, with MariaDB and Redis (ADDR=127.0.0.1:8080; stop with Ctrl-C)
+	go build -o bin/cluster ./tools/cluster
+	@exec ./bin/cluster up --with-parent --addr $(or $(ADDR),127.0.0.1:8080)
 
 build: ## Build bin/levee
 	@mkdir -p bin
@@ -25,14 +32,19 @@ ui: ## Build the pages into ui/dist (needs Node 20 and npm; without them the pro
 	(cd .. && go run ./cmd/levee openapi) > openapi.json.new && mv openapi.json.new openapi.json; \
 	npm run --silent build
 
-test: lint ## Run every test: all suites, the race detector on what is concurrent, both SQLite drivers, the pages in a browser
+test: lint ## Run every test: all suites on both tiers, the race detector on what is concurrent, both SQLite drivers, the pages in a browser
 	go test -timeout 30m ./...
 	CGO_ENABLED=0 go test -timeout 15m ./internal/platform/db ./internal/order
 	@if [ "$$(go env CGO_ENABLED)" = 1 ]; then \
-		go test -race -short -timeout 30m ./internal/sale ./internal/gate ./internal/tally ./internal/order ./internal/platform/event ./internal/platform/job \
-			./internal/platform/cache ./internal/platform/limit ./internal/platform/push; \
+		go test -race -short -timeout 30m ./internal/sale ./internal/gate ./internal/admission ./internal/line ./internal/notify ./internal/tally ./internal/order ./internal/platform/event ./internal/platform/job \
+			./internal/platform/schedule ./internal/platform/redis ./internal/platform/cache ./internal/platform/limit ./internal/platform/lock ./internal/platform/blob ./internal/platform/push; \
 	else echo "no C compiler: the race detector is left out"; fi
-	@$(MAKE) --no-print-directory browser
+	@$(MAKE) --no-print-directory distributed browser
+
+# The suites that ask which tier they stand on; the others are the same on both.
+SUITES ?= $(sort $(dir $(shell git grep -l -e platformtest -e LEVEE_TEST_TIER -- 'internal/*_test.go' ':!internal/platform/backends')))
+distributed: ## The suites again on MariaDB and Redis, started for the run (go run ./tools/backends help)
+	LEVEE_TEST_TIER=distributed go run ./tools/backends exec -- go test -count=1 -short -timeout 30m $(addprefix ./,$(SUITES))
 
 browser: ## The pages in a real browser; ONLY=room runs a part, BROWSER=none leaves it out (needs Node 20 and a Chromium)
 	@if [ "$(BROWSER)" = none ]; then echo "BROWSER=none: the browser tests are left out"; exit 0; fi; set -e; \
@@ -45,7 +57,7 @@ crowd: ui build ## Buy in a browser while a crowd stands in the waiting room, an
 	node ui/test/crowd.mjs
 
 check: lint ## The quick loop: formatting, vet, the house's walls, the rooms and the house (under a minute)
-	go test -short . ./internal/app ./internal/sale ./internal/order ./internal/platform/cache ./internal/platform/limit ./cmd/...
+	go test -short . ./internal/app ./internal/sale ./internal/order ./internal/platform/limit ./cmd/...
 
 lint: ## Formatting and vet
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
@@ -57,8 +69,28 @@ generate: ## Write the goldens of the house anew
 bench: build ## Measure, each figure beside its limit in one run, and write docs/performance.md's table
 	go run ./test/bench -write docs/performance.md
 
+bench-distributed: build ## Measure nodes on MariaDB and Redis; PEERS='-peer NAME=FOLDER' drives other programs beside them (docs/performance.md)
+	go run ./test/bench -tier distributed -write docs/performance.md $(PEERS)
+
+PEERS_OF ?= ids locks cache limits jobs
+bench-peers: ## Measure the foundations beside the libraries that others pick, one after another (PEERS_OF='ids locks'), and write their pages
+	@for part in $(PEERS_OF); do (cd test/peers && go run ./$$part -write ../../docs/$$part.md) || exit 1; done
+
 chaos: ## Kill the server at random moments, KILLS times
 	go test ./test/chaos -timeout 60m -v -args -chaos.kills=$(KILLS)
+
+chaos-nodes: ## Three nodes behind nginx sell 10,000 units to 200,000 buyers under faults, RUNS times; then fail-over and Redis away
+	go test ./test/chaos -timeout 120m -v -run 'TestNodes|TestFailover|TestRedisAway' -args -chaos.runs=$(RUNS) $(if $(SEED),-chaos.seed=$(SEED))
+
+upgrade: build ## Replace nodes of the commit BEFORE by today's, one by one, under a crowd, and audit
+	go build -o bin/cluster ./tools/cluster
+	@set -e; dir=$$(mktemp -d); trap 'git worktree remove --force '$$dir'/tree; rm -rf '$$dir EXIT; \
+	git worktree add --quiet --detach $$dir/tree $(BEFORE); \
+	(cd $$dir/tree && go build -ldflags "-s -w -X levee/internal/app.Version=$$(git describe --tags --always $(BEFORE))" -o $$dir/before ./cmd/levee); \
+	./bin/cluster upgrade --before $$dir/before --after bin/levee
+
+compat: ## Hold triggers against APScheduler from PyPI: 10,000 random ones, over ten zones (COMPAT=-write records what the tests use; needs Python 3)
+	go run ./tools/compat $(COMPAT)
 
 simulate: ## Run SEEDS seeds of the simulation
 	go test ./internal/sale -run 'TestSimulation' -timeout 60m -v -args -sim.seeds=$(SEEDS)
@@ -68,4 +100,4 @@ release: ui ## Build the release binary for this machine into dist/
 	go build -trimpath -ldflags '$(LDFLAGS)' -o dist/levee-$(VERSION)-$$(go env GOOS)-$$(go env GOARCH) ./cmd/levee
 
 clean: ## Remove what was built and the demonstration's data
-	rm -rf bin dist data/demo
+	rm -rf bin dist data/demo data/cluster

@@ -21,17 +21,26 @@ import (
 // arrows lists for each room and part what it may import on its own floor.
 var arrows = map[string][]string{
 	"internal/foreign":   {},
-	"internal/identity":  {"internal/foreign"},
+	"internal/handle":    {},
+	"internal/identity":  {"internal/foreign", "internal/handle"},
 	"internal/catalog":   {},
 	"internal/order":     {"internal/catalog"},
 	"internal/payment":   {"internal/order"},
 	"internal/gate":      {},
 	"internal/admission": {},
 	"internal/tally":     {},
-	"internal/sale":      {"internal/admission", "internal/catalog", "internal/gate", "internal/order", "internal/tally"},
-	"internal/plan":      {"internal/admission", "internal/catalog", "internal/sale"},
-	"internal/line":      {"internal/order", "internal/sale"},
-	"internal/notify":    {"internal/identity", "internal/line", "internal/order", "internal/sale"},
+	"internal/lend":      {},
+	"internal/books":     {},
+	"internal/terms":     {"internal/admission"},
+	"internal/follow":    {"internal/gate"},
+	"internal/recall":    {"internal/gate"},
+	"internal/sale": {"internal/admission", "internal/books", "internal/catalog", "internal/follow", "internal/gate", "internal/order",
+		"internal/recall", "internal/tally", "internal/terms"},
+	"internal/throttle": {},
+	"internal/ops":      {},
+	"internal/plan":     {"internal/admission", "internal/catalog", "internal/sale"},
+	"internal/line":     {"internal/order", "internal/sale"},
+	"internal/notify":   {"internal/identity", "internal/line", "internal/order", "internal/sale"},
 
 	"ui": {},
 
@@ -40,17 +49,34 @@ var arrows = map[string][]string{
 	"internal/report":   {"internal/plot"},
 	"internal/rehearse": {"internal/report", "internal/wire"},
 
-	"internal/platform/obs":   {},
-	"internal/platform/db":    {"internal/platform/obs"},
-	"internal/platform/id":    {"internal/platform/obs"},
-	"internal/platform/cache": {"internal/platform/obs"},
-	"internal/platform/limit": {"internal/platform/obs"},
-	"internal/platform/push":  {"internal/platform/obs"},
-	"internal/platform/event": {"internal/platform/db", "internal/platform/id", "internal/platform/obs"},
-	"internal/platform/job":   {"internal/platform/db", "internal/platform/id", "internal/platform/obs"},
-	"internal/platform/web":   {"internal/platform/cache", "internal/platform/db", "internal/platform/limit", "internal/platform/obs"},
-	"internal/platform/platformtest": {"internal/platform/db", "internal/platform/event", "internal/platform/id", "internal/platform/job",
-		"internal/platform/limit", "internal/platform/obs", "internal/platform/push", "internal/platform/web"},
+	"internal/platform/obs":          {},
+	"internal/platform/backends":     {},
+	"internal/platform/redis":        {"internal/platform/obs"},
+	"internal/platform/db":           {"internal/platform/db/bastion", "internal/platform/db/mysqlconn", "internal/platform/db/sqltext", "internal/platform/obs"},
+	"internal/platform/db/mysqlconn": {"internal/platform/db/sqltext", "internal/platform/obs"},
+	"internal/platform/db/sqltext":   {},
+	"internal/platform/db/bastion":   {},
+	"internal/platform/id":           {"internal/platform/db", "internal/platform/filelock", "internal/platform/obs", "internal/platform/redis"},
+	"internal/platform/cache":        {"internal/platform/obs", "internal/platform/redis"},
+	"internal/platform/limit":        {"internal/platform/obs", "internal/platform/redis"},
+	"internal/platform/lock":         {"internal/platform/db", "internal/platform/obs", "internal/platform/redis"},
+	"internal/platform/blob":         {"internal/platform/obs"},
+	"internal/platform/count":        {"internal/platform/db", "internal/platform/obs", "internal/platform/redis"},
+	"internal/platform/binlog":       {"internal/platform/cache", "internal/platform/db", "internal/platform/obs"},
+	"internal/platform/push":         {"internal/platform/obs", "internal/platform/redis"},
+	"internal/platform/node":         {"internal/platform/db", "internal/platform/obs"},
+	"internal/platform/event":        {"internal/platform/db", "internal/platform/id", "internal/platform/obs"},
+	"internal/platform/job":          {"internal/platform/db", "internal/platform/id", "internal/platform/obs"},
+	"internal/platform/flow":         {"internal/platform/db", "internal/platform/id", "internal/platform/job", "internal/platform/obs"},
+	"internal/platform/body":         {"internal/platform/obs"},
+	"internal/platform/when":         {},
+	"internal/platform/schedule":     {"internal/platform/db", "internal/platform/job", "internal/platform/obs", "internal/platform/when"},
+	"internal/platform/web":          {"internal/platform/body", "internal/platform/cache", "internal/platform/db", "internal/platform/limit", "internal/platform/obs"},
+	"internal/platform/bridge": {"internal/platform/bridge/broker", "internal/platform/db", "internal/platform/event", "internal/platform/id",
+		"internal/platform/obs"},
+	"internal/platform/bridge/broker": {"internal/platform/obs"},
+	"internal/platform/platformtest": {"internal/platform/backends", "internal/platform/db", "internal/platform/event", "internal/platform/id", "internal/platform/job",
+		"internal/platform/limit", "internal/platform/obs", "internal/platform/push", "internal/platform/redis", "internal/platform/web"},
 }
 
 // tools speak to a house over HTTP only: they import nothing of it but the words, and each other along the arrows.
@@ -69,7 +95,8 @@ func floor(dir string) int {
 		return 3
 	case strings.HasPrefix(dir, "internal/"):
 		return 2
-	case strings.HasPrefix(dir, "cmd/"), strings.HasPrefix(dir, "test/"), strings.HasPrefix(dir, "tools/"), strings.HasPrefix(dir, "examples/"):
+	case strings.HasPrefix(dir, "cmd/"), strings.HasPrefix(dir, "test/"), strings.HasPrefix(dir, "tools/"), strings.HasPrefix(dir, "examples/"),
+		dir == "deploy":
 		return 4
 	}
 	return -1
@@ -83,17 +110,35 @@ type fence struct {
 }
 
 var fences = []fence{
-	{"database/sql", []string{"internal/platform/db/*.go"}, "rows are reached through platform/db alone"},
+	{"database/sql", []string{"internal/platform/db/*.go", "internal/platform/db/mysqlconn/*.go", "internal/platform/backends/*.go", "test/peers/jobs/river.go"}, "rows are reached through platform/db alone"},
 	{"github.com/mattn/go-sqlite3", []string{"internal/platform/db/*.go"}, "one place chooses the engine"},
-	{"modernc.org/sqlite", []string{"internal/platform/db/*.go"}, "one place chooses the engine"},
-	{"net/http", []string{"internal/platform/web/*.go", "internal/platform/push/*.go", "internal/platform/obs/*.go", "internal/app/*.go",
-		"internal/app/apptest/*.go", "internal/rehearse/*.go", "internal/wire/*.go", "cmd/*/*.go", "test/*/*.go", "tools/*/*.go", "internal/*/http*.go", "ui/*.go", "internal/*/gateway_*.go",
+	{"modernc.org/sqlite", []string{"internal/platform/db/*.go", "test/peers/jobs/river.go"}, "one place chooses the engine"},
+	{"net/http", []string{"internal/platform/web/*.go", "internal/platform/push/*.go", "internal/platform/blob/*.go", "internal/platform/backends/*.go", "internal/platform/obs/*.go", "internal/app/*.go",
+		"internal/app/apptest/*.go", "internal/rehearse/*.go", "internal/wire/*.go", "cmd/*/*.go", "test/*/*.go", "test/peers/*/*.go", "tools/*/*.go", "internal/*/http*.go", "ui/*.go", "internal/*/gateway_*.go",
 		"*_test.go"}, "rules know no HTTP; it stands in http*.go"},
 	{"github.com/danielgtaylor/huma/v2", []string{"internal/platform/web/*.go"}, "rooms speak web.Add, so that the library can be replaced"},
-	{"github.com/maypok86/otter/v2", []string{"internal/platform/cache/*.go"}, "one cache"},
-	{"levee/internal/platform/platformtest", []string{"*_test.go"}, "test helpers stay in tests"},
+	{"github.com/maypok86/otter/v2", []string{"internal/platform/cache/*.go", "test/peers/cache/*.go"}, "one cache"},
+	{"levee/internal/platform/platformtest", []string{"*_test.go", "internal/app/apptest/*.go"}, "test helpers stay in tests"},
 	{"levee/internal/app/apptest", []string{"*_test.go", "test/*/*.go"}, "test helpers stay in tests"},
-	{"testing", []string{"*_test.go", "internal/platform/platformtest/*.go", "internal/platform/obs/test.go", "internal/app/apptest/*.go"}, "production code does not link the test library"},
+	{"levee/internal/platform/backends", []string{"*_test.go", "deploy/*.go", "internal/platform/platformtest/*.go", "tools/*/*.go", "test/*/*.go", "test/peers/*/*.go"}, "servers for tests stay in tests"},
+	{"github.com/go-sql-driver/mysql", []string{"internal/platform/db/*.go", "internal/platform/db/mysqlconn/*.go", "internal/platform/backends/*.go"}, "one place chooses the engine"},
+	{"golang.org/x/crypto/ssh", []string{"internal/platform/db/bastion/*.go", "internal/platform/backends/*.go"}, "one tunnel, to the database"},
+	{"golang.org/x/crypto/ssh/knownhosts", []string{"internal/platform/db/bastion/*.go"}, "one tunnel, to the database"},
+	{"github.com/redis/go-redis/v9", []string{"internal/platform/redis/*.go", "internal/*/*_redis.go", "internal/platform/*/*_redis.go", "internal/platform/bridge/broker/redis.go", "test/peers/*/*.go", "*_test.go"}, "one Redis, opened in one place"},
+	{"github.com/go-redsync/redsync/v4", []string{"internal/platform/lock/*_redis.go", "test/peers/*/*.go"}, "one driver of locks"},
+	{"go.etcd.io/etcd/client/v3", []string{"internal/*/*_etcd.go", "internal/platform/*/*_etcd.go", "internal/platform/*/*/*_etcd.go", "test/peers/*/*.go", "*_test.go"}, "what needs etcd stands apart, so that who does not use it does not link it"},
+	{"github.com/anishathalye/porcupine", []string{"*_test.go"}, "the checker of histories is for tests"},
+	{"github.com/minio/minio-go/v7", []string{"internal/platform/blob/*.go"}, "one client of S3"},
+	{"golang.org/x/image/draw", []string{"internal/platform/blob/*.go"}, "pictures are made smaller in one place, within its limits"},
+	{"github.com/go-mysql-org/go-mysql/client", []string{"internal/platform/binlog/*.go"}, "one follower of the binary log"},
+	{"github.com/go-mysql-org/go-mysql/mysql", []string{"internal/platform/binlog/*.go"}, "one follower of the binary log"},
+	{"github.com/go-mysql-org/go-mysql/replication", []string{"internal/platform/binlog/*.go"}, "one follower of the binary log"},
+	{"github.com/nats-io/nats.go", []string{"internal/platform/bridge/broker/*.go"}, "one place speaks to other people's brokers"},
+	{"github.com/twmb/franz-go/pkg/kgo", []string{"internal/platform/bridge/broker/*.go"}, "one place speaks to other people's brokers"},
+	{"github.com/rabbitmq/amqp091-go", []string{"internal/platform/bridge/broker/*.go"}, "one place speaks to other people's brokers"},
+	{"github.com/nats-io/nats-server/v2/server", []string{"*_test.go"}, "servers for tests stay in tests"},
+	{"github.com/twmb/franz-go/pkg/kfake", []string{"*_test.go"}, "servers for tests stay in tests"},
+	{"testing", []string{"*_test.go", "internal/platform/platformtest/*.go", "internal/platform/obs/test.go", "internal/app/apptest/*.go", "test/peers/*/*.go"}, "production code does not link the test library"},
 }
 
 type source struct {

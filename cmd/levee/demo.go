@@ -34,11 +34,10 @@ func (c *demoCmd) Help() string {
 }
 
 func (c *demoCmd) Run(env *common) error {
-	cfg, err := env.config()
+	cfg, err := env.config(placed(c.Data, c.Addr)...)
 	if err != nil {
 		return err
 	}
-	place(&cfg, c.Data, c.Addr)
 	cfg.Payment.Sandbox.Enabled = true
 	a, err := app.New(env.ctx, cfg, env.stderr)
 	if err != nil {
@@ -242,8 +241,21 @@ func (d *demo) sellOut(ctx context.Context, v *sale.Sale) error {
 		if err != nil {
 			return err
 		}
-		if err := d.a.Rooms.Sale.BuyFor(ctx, v.ID, levee.Actor{User: user.ID, Roles: levee.RoleCustomer}, 1, "demo"); err != nil {
-			return err
+		// A gate in Redis may not be loaded yet, and a busy machine's Redis may not answer in time: as any buyer, ask again with the same key.
+		buyer := levee.Actor{User: user.ID, Roles: levee.RoleCustomer}
+		for until := time.Now().Add(20 * time.Second); ; {
+			err := d.a.Rooms.Sale.BuyFor(ctx, v.ID, buyer, 1, "demo")
+			if err == nil {
+				break
+			}
+			if code := levee.CodeOf(err); code != levee.CodeNotWarmed && code != levee.CodeUnavailable || time.Now().After(until) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(100 * time.Millisecond):
+			}
 		}
 	}
 	return nil

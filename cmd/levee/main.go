@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -22,21 +23,26 @@ type common struct {
 	ctx    context.Context
 	stdout io.Writer
 	stderr io.Writer
-	config func() (app.Config, error)
+	config func(last ...string) (app.Config, error) // last: what wins over the file and the environment, in the environment's words
 }
 
 type cli struct {
 	Config string `short:"c" placeholder:"FILE" help:"Config file (TOML). Default: levee.toml, if it is there."`
 
-	Serve    serveCmd    `cmd:"" help:"Serve the house."`
-	Migrate  migrateCmd  `cmd:"" help:"Bring the database's schema up to date."`
-	Demo     demoCmd     `cmd:"" help:"Serve a house with demonstration data."`
-	Rehearse rehearseCmd `cmd:"" help:"Rehearse a sale against a running server, and audit the result."`
-	Draw     drawCmd     `cmd:"" help:"Verify the draw of a sale from public data."`
-	Doctor   doctorCmd   `cmd:"" help:"Examine the configuration, the database and every sale's books."`
-	Show     configCmd   `cmd:"" name:"config" help:"Show the configuration in force, secrets redacted."`
-	OpenAPI  openapiCmd  `cmd:"" name:"openapi" help:"Print the OpenAPI document of this version."`
-	Version  versionCmd  `cmd:"" help:"Show the version."`
+	Serve     serveCmd     `cmd:"" help:"Serve the house."`
+	Migrate   migrateCmd   `cmd:"" help:"Bring the database's schema up to date."`
+	Demo      demoCmd      `cmd:"" help:"Serve a house with demonstration data."`
+	Rehearse  rehearseCmd  `cmd:"" help:"Rehearse a sale against a running server, and audit the result."`
+	Draw      drawCmd      `cmd:"" help:"Verify the draw of a sale from public data."`
+	ID        idCmd        `cmd:"" name:"id" help:"Give ids and numbers, and explain them."`
+	Jobs      jobsCmd      `cmd:"" help:"Show and manage background jobs of a running server."`
+	Schedules schedulesCmd `cmd:"" help:"Show and manage its schedules."`
+	Events    eventsCmd    `cmd:"" help:"Show and manage its events and their listeners."`
+	Doctor    doctorCmd    `cmd:"" help:"Examine the configuration, the database and every sale's books."`
+	Show      configCmd    `cmd:"" name:"config" help:"Show the configuration in force, secrets redacted."`
+	Ready     readyCmd     `cmd:"" help:"Ask the server on this machine whether it takes requests."`
+	OpenAPI   openapiCmd   `cmd:"" name:"openapi" help:"Print the OpenAPI document of this version."`
+	Version   versionCmd   `cmd:"" help:"Show the version."`
 }
 
 const description = `Levee sells limited stock to a crowd: never oversold, never an order lost.
@@ -75,7 +81,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stderr, ".")
 		return 2
 	}
-	env := common{ctx: ctx, stdout: stdout, stderr: stderr, config: func() (app.Config, error) { return readConfig(c.Config, environ) }}
+	env := common{ctx: ctx, stdout: stdout, stderr: stderr, config: func(last ...string) (app.Config, error) {
+		return readConfig(c.Config, slices.Concat(environ, last))
+	}}
 	if err := parsed.Run(&env); err != nil {
 		fmt.Fprintln(stderr, "levee:", explain(err))
 		if levee.CodeOf(err) == levee.CodeInvalid {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"image/png"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -27,6 +29,7 @@ func TestUse(t *testing.T) {
 		{"sreve", 2, "", `did you mean "serve"`},
 		{"serve --adr :80", 2, "", `did you mean "--addr"`},
 		{"serve --addr", 2, "", "--addr"},
+		{"serve --role web", 2, "", "distributed"},
 		{"rehearse", 2, "", "--sale"},
 		{"rehearse --sale x --rate many", 2, "", "--rate"},
 		{"rehearse --sale sal_x --user u --rate -5", 2, "", "--rate"},
@@ -80,6 +83,14 @@ func TestMigrateAndDoctor(t *testing.T) {
 	try("applied sale/0001_sale", 0, "migrate")
 	try("up to date", 0, "migrate", "--check")
 	try("All is well", 0, "doctor")
+	try(`"well": true`, 0, "doctor", "--json")
+	// Servers that are away are findings, and the rest is looked at all the same.
+	environ = append(environ, "LEVEE_MODE=distributed", "LEVEE_DB=mysql://root@127.0.0.1:1/levee", "LEVEE_REDIS=redis://127.0.0.1:1",
+		"LEVEE_SECRET="+strings.Repeat("ab", 32))
+	for _, want := range []string{"ok     disk", "WRONG  database server", "WRONG  redis", "WRONG  books", "do: start it", "3 of the examined things are wrong"} {
+		try(want, 1, "doctor")
+	}
+	try(`"well": false`, 1, "doctor", "--json")
 }
 
 func TestPictures(t *testing.T) {
@@ -98,4 +109,74 @@ func TestPictures(t *testing.T) {
 		}
 		seen[string(picture)] = true
 	}
+}
+
+// A house that the command line puts into a folder has everything there, and nothing where it was started.
+func TestEverythingIsInTheFolder(t *testing.T) {
+	here := t.TempDir()
+	t.Chdir(here)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var stderr bytes.Buffer
+	if code := run(ctx, []string{"serve", "--data", "house", "--addr", "127.0.0.1:0"}, nil, untilServing{stop}, &stderr); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, &stderr)
+	}
+	names := func(dir string) (list []string) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			list = append(list, e.Name())
+		}
+		return list
+	}
+	if got := names(here); !slices.Equal(got, []string{"house"}) {
+		t.Errorf("where it was started: %q", got)
+	}
+	for _, name := range []string{"files", "id", "levee.db", "secret"} {
+		if !slices.Contains(names("house"), name) {
+			t.Errorf("no %s in the folder, only %q", name, names("house"))
+		}
+	}
+}
+
+// A second server on the same file is refused while the first one serves, and the doctor is not; a file whose server has ended is free.
+func TestOneServerPerFile(t *testing.T) {
+	dir := t.TempDir()
+	serve := func(during func()) (code int, said string) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		var stderr bytes.Buffer
+		out := untilServing{func() {
+			during()
+			stop()
+		}}
+		code = run(ctx, []string{"serve", "--data", dir, "--addr", "127.0.0.1:0"}, nil, out, &stderr)
+		return code, stderr.String()
+	}
+	for range 2 {
+		code, said := serve(func() {
+			if code, said := serve(func() { t.Error("the second one serves, too") }); code == 0 || !strings.Contains(said, "another Levee serves from") {
+				t.Errorf("exit code %d: %s", code, said)
+			}
+			var out, stderr bytes.Buffer
+			if code := run(t.Context(), []string{"doctor", "--data", dir}, nil, &out, &stderr); code != 0 {
+				t.Errorf("the doctor's exit code is %d: %s %s", code, &out, &stderr)
+			}
+		})
+		if code != 0 {
+			t.Fatalf("exit code %d:\n%s", code, said)
+		}
+	}
+}
+
+// untilServing stops a server when it says that it serves.
+type untilServing struct{ stop func() }
+
+func (w untilServing) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("serves at")) {
+		w.stop()
+	}
+	return len(p), nil
 }

@@ -22,8 +22,10 @@ func (c *openapiCmd) Run(env *common) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	var cfg app.Config
-	place(&cfg, dir, "127.0.0.1:0")
+	cfg, err := app.ReadConfig("", placed(dir, "127.0.0.1:0"))
+	if err != nil {
+		return err
+	}
 	cfg.Log.Level = "error"
 	a, err := app.New(env.ctx, cfg, io.Discard)
 	if err != nil {

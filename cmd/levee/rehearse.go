@@ -2,11 +2,8 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"strings"
 	"time"
 
-	"levee"
 	"levee/internal/rehearse"
 )
 
@@ -50,13 +47,9 @@ func (c *rehearseCmd) Help() string {
 }
 
 func (c *rehearseCmd) Run(env *common) error {
-	password := os.Getenv("LEVEE_PASSWORD")
-	if c.PasswordFile != "" {
-		text, err := os.ReadFile(c.PasswordFile)
-		if err != nil {
-			return levee.E(levee.CodeInvalid, "--password-file cannot be read").Because(err)
-		}
-		password = strings.TrimSpace(string(text))
+	password, err := readPassword(c.PasswordFile)
+	if err != nil {
+		return err
 	}
 	if c.Queue != 0 {
 		c.Buyers = c.Queue

@@ -10,6 +10,7 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/binary"
 	"hash/maphash"
 	"log/slog"
 	"maps"
@@ -21,6 +22,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
 )
@@ -89,6 +91,8 @@ type Deps struct {
 	Push   *push.Hub
 	DB     *db.DB
 	Limits *limit.Limits
+	// Spread connects the house's nodes: hear is given what another node published. Nil: there are no others.
+	Spread func(hear func([]byte)) (publish func([]byte))
 	Key    []byte
 	Config Config
 }
@@ -107,7 +111,8 @@ type Service struct {
 	tried   *tried
 	artists chan struct{} // a token for each picture that may be drawn at once
 	started time.Time     // with its monotonic reading: all pacing is counted from here
-	begun   time.Time     // of this life, by the wall clock: challenges of earlier ones are void
+	term    atomic.Pointer[node.Term]
+	publish func([]byte) // to the other nodes, or nil
 
 	mu    sync.Mutex                       // serialises changes of the map of rooms, and guards gone
 	rooms atomic.Pointer[map[string]*room] // by the sale's public id, replaced as a whole: requests read it without a lock
@@ -144,7 +149,7 @@ func New(d Deps) (*Service, error) {
 	s := &Service{
 		Deps: d, log: d.Obs.Named("admission"), tokens: newMACs(d.Key), hashing: maphash.MakeSeed(),
 		tried: newTried(d.Config.ChallengesMax), artists: make(chan struct{}, artistsMost),
-		started: time.Now(), begun: d.Obs.Clock(),
+		started:   time.Now(),
 		wakePacer: make(chan struct{}, 1), wakeKeeper: make(chan struct{}, 1),
 	}
 	var keys [4][]byte
@@ -167,6 +172,10 @@ func New(d Deps) (*Service, error) {
 		return nil, err
 	}
 	s.rooms.Store(&map[string]*room{})
+	s.term.Store(&node.Term{})
+	if d.Spread != nil {
+		s.publish = d.Spread(s.hear)
+	}
 	s.metrics = newMetrics(d.Obs, s)
 	return s, nil
 }
@@ -209,6 +218,21 @@ func (s *Service) Forget(sale levee.SaleID) {
 // Spent tells that the buyer got units or may not try again: his slot is free for the next. It is cheap, never waits for
 // anything and may be called for anybody.
 func (s *Service) Spent(sale levee.SaleID, buyer levee.UserID) {
+	if s.publish != nil && !s.term.Load().Held() {
+		s.publish(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(sale)), uint64(buyer)))
+		return
+	}
+	s.spent(sale, buyer)
+}
+
+// hear takes in what Spent tells on another node. What is lost on the way costs a slot until its token has expired.
+func (s *Service) hear(word []byte) {
+	if len(word) == 16 && s.term.Load().Held() {
+		s.spent(levee.SaleID(binary.BigEndian.Uint64(word)), levee.UserID(binary.BigEndian.Uint64(word[8:])))
+	}
+}
+
+func (s *Service) spent(sale levee.SaleID, buyer levee.UserID) {
 	r := s.roomOf(sale)
 	if r == nil {
 		return
@@ -227,6 +251,8 @@ func (s *Service) roomOf(sale levee.SaleID) *room {
 
 // Numbers of one sale's admissions, of this node.
 type Numbers struct {
+	// Kept tells that this node keeps the line; else Waiting, Admitted, Served and PerSecond are zero.
+	Kept bool
 	// Waiting is how many wait; after a restart those who are expected back among them.
 	Waiting int64
 	// Admitted is how many slots are taken: tokens out and unspent, and turns called that nobody has picked up yet.
@@ -254,8 +280,8 @@ func (s *Service) Numbers(sale levee.SaleID) (n Numbers) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.q != nil {
-		n.Waiting, n.Admitted, n.Served = int64(r.q.size()), r.q.held, int64(r.q.served)
+	if s.queue(r) != nil {
+		n.Kept, n.Waiting, n.Admitted, n.Served = true, int64(r.q.size()), r.q.held, int64(r.q.served)
 		n.PerSecond = r.q.rate.over(s.now(), 10)
 	}
 	return n
@@ -271,12 +297,35 @@ func wake(c chan struct{}) {
 	}
 }
 
-// Run admits people at their sales' pace and keeps what a restart needs, until ctx ends; then it writes down where the lines stand.
-func (s *Service) Run(ctx context.Context) error {
+// Duty is what one node at a time keeps: the lines of all sales. Requests about them go to that node (web.Route.Kept).
+const Duty = "admission"
+
+// Run keeps the lines for as long as the process lives: for a house of one.
+func (s *Service) Run(ctx context.Context) error { return s.Serve(ctx, node.Forever()) }
+
+// Serve admits people at their sales' pace and keeps what a restart needs, until ctx ends; then it writes down where the lines stand.
+// A term begins as a life does: from what stands in SQL, and with the tickets that people bring.
+func (s *Service) Serve(ctx context.Context, term node.Term) error {
+	for _, r := range *s.rooms.Load() {
+		r.mu.Lock()
+		r.q, r.toDraw, r.written, r.ahead, r.moved, r.told = nil, nil, savedRow{}, aheadLeast, 0, lineEvent{}
+		r.mu.Unlock()
+	}
+	s.term.Store(&term)
 	var joined sync.WaitGroup
 	joined.Go(func() { s.paceLoop(ctx) })
 	s.keepLoop(ctx)
 	joined.Wait()
 	s.close()
+	s.term.Store(&node.Term{})
 	return nil
+}
+
+// queue returns the line of a room whose lock is held; nil while it is not loaded, or kept by another node: also by one that has taken
+// it while this one slept.
+func (s *Service) queue(r *room) *queue {
+	if !s.term.Load().Held() {
+		return nil
+	}
+	return r.q
 }

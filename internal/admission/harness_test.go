@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/platformtest"
 )
@@ -30,7 +31,7 @@ const theSale = levee.SaleID(4711)
 // hallOf opens one for a sale that opens in a minute and lasts a day.
 func hallOf(t testing.TB, p Policy, change ...func(*hall)) *hall {
 	t.Helper()
-	h := &hall{Platform: platformtest.New(t, Schema()), t: t}
+	h := &hall{Platform: platformtest.New(t, Schema(), node.Schema()), t: t}
 	h.units.Store(1 << 40)
 	h.w = Window{Sale: theSale, Public: h.Sealer.Seal(levee.KindSale, int64(theSale)), Open: true, Policy: p, Free: h.units.Load,
 		Opens: time.Now().Add(time.Minute), Ends: time.Now().Add(24 * time.Hour)}

@@ -248,7 +248,8 @@ func (s *Service) close() {
 	for _, r := range *s.rooms.Load() {
 		r.mu.Lock()
 		q, w := r.q, r.window.Load()
-		if q == nil || q.drawing {
+		if q == nil || q.drawing || !s.term.Load().Held() { // of a term that is over nothing may be written
+			r.q = nil
 			r.mu.Unlock()
 			continue
 		}

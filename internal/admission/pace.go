@@ -53,7 +53,7 @@ func (s *Service) tick(r *room) (busy bool) {
 	w := r.window.Load()
 	wall := s.Obs.Clock()
 	r.mu.Lock()
-	idle := r.q == nil || (r.q.size() == 0 && len(r.q.deadlines) == 0 && r.q.phantoms == 0 && !r.q.drawing &&
+	idle := s.queue(r) == nil || (r.q.size() == 0 && len(r.q.deadlines) == 0 && r.q.phantoms == 0 && !r.q.drawing &&
 		(r.q.order != OrderRandom || r.q.drawn >= 0))
 	r.mu.Unlock()
 	if idle {

@@ -148,7 +148,7 @@ func (s *Service) Enter(ctx context.Context, public string, who levee.Actor, v V
 // known serves an account that has a place, or proves one. found is false for a newcomer for whom there is room.
 func (s *Service) known(r *room, w *Window, buyer levee.UserID, address uint64, number, expires uint32, wall time.Time) (_ Place, found bool, _ error) {
 	r.mu.Lock()
-	q := r.q
+	q := s.queue(r)
 	if q == nil {
 		r.mu.Unlock()
 		return Place{}, false, errLoading
@@ -186,7 +186,7 @@ func (s *Service) noRoom(r *room, why refusal) error {
 // newcomer gives a place at the end. The room's lock is not held.
 func (s *Service) newcomer(r *room, w *Window, buyer levee.UserID, address uint64, wall time.Time) (Place, error) {
 	r.mu.Lock()
-	q := r.q
+	q := s.queue(r)
 	if q == nil {
 		r.mu.Unlock()
 		return Place{}, errLoading
@@ -248,7 +248,7 @@ func (s *Service) Mine(public string, who levee.Actor) (Place, error) {
 	}
 	wall := s.Obs.Clock()
 	r.mu.Lock()
-	if r.q == nil {
+	if s.queue(r) == nil {
 		r.mu.Unlock()
 		return Place{}, errLoading
 	}
@@ -274,7 +274,7 @@ func (s *Service) Leave(public string, who levee.Actor) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.q == nil:
+	case s.queue(r) == nil:
 		return errLoading
 	case !r.q.leave(who.User):
 		return errNoPlace

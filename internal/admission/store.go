@@ -29,12 +29,23 @@ type savedRow struct {
 
 var roomColumns = []string{"sale_id", "order_kind", "horizon", "given", "served", "tokens", "tokens_until", "drawn", "ends_at", "updated_at"}
 
+// tx writes as the keeper: what a node tries to write after its term is over is refused.
+func (s *Service) tx(ctx context.Context, name string, fn func(ctx context.Context, tx *db.Tx) error) error {
+	term := *s.term.Load()
+	return s.DB.Tx(ctx, name, func(ctx context.Context, tx *db.Tx) error {
+		if err := term.CheckTx(ctx, tx); err != nil {
+			return err
+		}
+		return fn(ctx, tx)
+	})
+}
+
 // saveRow writes a line's state, and the blocks of done numbers that changed.
 func (s *Service) saveRow(ctx context.Context, sale levee.SaleID, row savedRow, blocks map[uint32][]uint64) error {
 	if s.DB == nil {
 		return nil
 	}
-	return s.DB.Tx(ctx, "admission.save", func(ctx context.Context, tx *db.Tx) error {
+	return s.tx(ctx, "admission.save", func(ctx context.Context, tx *db.Tx) error {
 		for block, words := range blocks {
 			bits := make([]byte, 0, len(words)*8)
 			for _, w := range words {
@@ -65,7 +76,7 @@ func (s *Service) saveLots(ctx context.Context, sale levee.SaleID, sorted []lot)
 	}
 	up := s.DB.Dialect().Upsert("admission_lot", []string{"sale_id", "block"}, []string{"lots"}, "sale_id", "block", "lots")
 	for block := 0; block*lotsPerRow < len(sorted); block += lotRows {
-		err := s.DB.Tx(ctx, "admission.lots", func(ctx context.Context, tx *db.Tx) error {
+		err := s.tx(ctx, "admission.lots", func(ctx context.Context, tx *db.Tx) error {
 			for b := block; b < block+lotRows && b*lotsPerRow < len(sorted); b++ {
 				part := sorted[b*lotsPerRow : min((b+1)*lotsPerRow, len(sorted))]
 				raw := make([]byte, 0, len(part)*8)
@@ -91,7 +102,7 @@ func (s *Service) remembered(ctx context.Context, sale levee.SaleID, wall time.T
 		return m, false, nil
 	}
 	var horizon, given, served, until, drawn int64
-	err = s.DB.QueryRow(ctx, "SELECT order_kind, horizon, given, served, tokens, tokens_until, drawn FROM admission_room WHERE sale_id=?", int64(sale)).
+	err = s.DB.QueryRow(db.Primary(ctx), "SELECT order_kind, horizon, given, served, tokens, tokens_until, drawn FROM admission_room WHERE sale_id=?", int64(sale)).
 		Scan(&m.order, &horizon, &given, &served, &m.tokens, &until, &drawn)
 	if errors.Is(err, db.ErrNoRows) {
 		return m, false, nil
@@ -126,7 +137,7 @@ func (s *Service) remembered(ctx context.Context, sale levee.SaleID, wall time.T
 }
 
 func (s *Service) eachBlob(ctx context.Context, query string, sale levee.SaleID, f func(block int64, raw []byte)) error {
-	rows, err := s.DB.Query(ctx, query, int64(sale))
+	rows, err := s.DB.Query(db.Primary(ctx), query, int64(sale))
 	if err != nil {
 		return err
 	}
@@ -147,7 +158,7 @@ func (s *Service) deleteRoom(ctx context.Context, sale levee.SaleID) error {
 	if s.DB == nil {
 		return nil
 	}
-	return s.DB.Tx(ctx, "admission.delete", func(ctx context.Context, tx *db.Tx) error {
+	return s.tx(ctx, "admission.delete", func(ctx context.Context, tx *db.Tx) error {
 		for _, q := range []string{"DELETE FROM admission_lot WHERE sale_id=?", "DELETE FROM admission_done WHERE sale_id=?",
 			"DELETE FROM admission_room WHERE sale_id=?"} {
 			if _, err := tx.Exec(ctx, q, int64(sale)); err != nil {
@@ -163,7 +174,7 @@ func (s *Service) overSince(ctx context.Context, before time.Time) (sales []leve
 	if s.DB == nil {
 		return nil, nil
 	}
-	rows, err := s.DB.Query(ctx, "SELECT sale_id FROM admission_room WHERE ends_at<? ORDER BY ends_at LIMIT 1000", before.UnixMicro())
+	rows, err := s.DB.Query(db.Primary(ctx), "SELECT sale_id FROM admission_room WHERE ends_at<? ORDER BY ends_at LIMIT 1000", before.UnixMicro())
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/admission"
+	"levee/internal/notify"
+	"levee/internal/platform/blob"
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
 	"levee/internal/platform/job"
@@ -32,6 +35,8 @@ type App struct {
 	Rooms  *Rooms
 	Obs    *obs.Obs
 	Web    *web.Server
+	// Files is where uploaded files are kept; nil with blob = "none:".
+	Files *blob.Store
 	// Addr is where it listens.
 	Addr net.Addr
 
@@ -39,8 +44,18 @@ type App struct {
 }
 
 // New opens the drivers, brings the schema up to date, builds the rooms, loads the sales and listens. Nothing is served before
-// Run. It fails with a code where the configuration or a backend is at fault, and leaves nothing open then.
+// Run. It fails with a code where the configuration or a backend is at fault, and leaves nothing open then; with CodeConflict when another
+// process of the embedded tier has the same database.
 func New(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) {
+	return open(ctx, cfg, stderr, true)
+}
+
+// Beside is New for somebody who only looks, also beside a process that serves. Run must not be called.
+func Beside(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) {
+	return open(ctx, cfg, stderr, false)
+}
+
+func open(ctx context.Context, cfg Config, stderr io.Writer, serves bool) (a *App, err error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
@@ -60,12 +75,19 @@ func New(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) 
 		return a, err
 	}
 	b := a.backends
+	if serves && !a.Config.distributed() {
+		if err = b.holdFile(&a.Config); err != nil {
+			return a, err
+		}
+	}
+	a.Files = b.files
 	applied, err := b.db.Migrate(ctx, schemas())
 	if err != nil {
 		return a, err
 	}
 	parts := web.Parts{Obs: o, Limits: b.limits, DB: b.db, Title: "Levee", Version: Version,
 		Authenticate: func(r *http.Request) (levee.Actor, error) { return a.Rooms.authenticate(r) },
+		Nodes:        web.Nodes{Keeper: a.keeper, Key: b.nodeKey},
 		Ready:        func(ctx context.Context) error { return errors.Join(b.db.Ping(ctx), a.Rooms.Sale.Ready(ctx)) }}
 	if a.Web, err = web.New(a.Config.HTTP, parts); err != nil {
 		return a, err
@@ -73,15 +95,29 @@ func New(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) 
 	if a.Addr, err = a.Web.Listen(); err != nil {
 		return a, err
 	}
+	if err = b.openNodes(ctx, &a.Config, a.Addr); err != nil {
+		return a, err
+	}
 	rooms, list, err := buildRooms(&a.Config, b, publicURL(&a.Config, a.Addr))
 	if err != nil {
 		return a, err
 	}
 	a.Rooms = rooms
+	if cfg.Role != "worker" {
+		b.nodes.Keep(admission.Duty, rooms.Admission.Serve)
+	}
+	if cfg.Role != "web" {
+		b.nodes.Keep(notify.Duty, rooms.Notify.Serve)
+	}
 	for _, r := range list {
 		r.routes(a.Web)
 		if r.jobs != nil {
 			if err = b.jobs.Register(r.jobs()...); err != nil {
+				return a, err
+			}
+		}
+		if r.work != nil {
+			if err = b.schedules.Register(r.work()...); err != nil {
 				return a, err
 			}
 		}
@@ -90,6 +126,15 @@ func New(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) 
 				return a, err
 			}
 		}
+	}
+	if err = b.openBridge(&a.Config); err != nil {
+		return a, err
+	}
+	if err = b.events.Announce(ctx); err != nil { // all listeners are known: no event of the first moments may pass one by
+		return a, err
+	}
+	if err = rooms.Throttle.Warm(ctx); err != nil {
+		return a, err
 	}
 	if err = rooms.Sale.Warm(ctx); err != nil {
 		return a, err
@@ -106,6 +151,12 @@ func New(ctx context.Context, cfg Config, stderr io.Writer) (a *App, err error) 
 	o.Log.Info("ready", "version", Version, "address", a.Addr.String(), "db", a.Config.DB, "migrations", len(applied),
 		"seconds", time.Since(started).Seconds())
 	return a, nil
+}
+
+// keeper is where requests about what one node keeps are taken.
+func (a *App) keeper(name string) (address string, self, known bool) {
+	m, known := a.backends.nodes.Keeper(name)
+	return m.Address, m.Self, known
 }
 
 // publicURL is where others reach the house: as configured, else where it really listens (port 0 in tests).
@@ -127,12 +178,23 @@ type part struct {
 func (a *App) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	phases := [][]part{
-		{{"http", a.Web.Run}},
-		{{"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"admission", a.Rooms.Admission.Run}, {"tally", a.Rooms.Tally.Run}},
-		{{"event", a.backends.events.Run}, {"job", a.backends.jobs.Run}, {"notify", a.Rooms.Notify.Run}},
+		{{"http", a.Web.Run}, {"lend", a.Rooms.Lend.Run}},
+		{{"identity", a.Rooms.Identity.Run}, {"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"tally", a.Rooms.Tally.Run},
+			{"throttle", a.Rooms.Throttle.Run}},
+		nil,
+	}
+	if a.Config.Role != "web" {
+		phases[2] = []part{{"event", a.backends.events.Run}, {"job", a.backends.jobs.Run}, {"flow", a.backends.flows.Run}, {"schedule", a.backends.schedules.Run}}
 	}
 	if a.Rooms.Sandbox != nil {
 		phases[2] = append(phases[2], part{"sandbox", a.Rooms.Sandbox.Run})
+	}
+	// Other nodes can keep what this one does while it drains; a node that is alone keeps it until nobody asks any more.
+	keeps := part{"node", a.backends.nodes.Run}
+	if a.backends.nodes.Alone() {
+		phases[1] = append(phases[1], keeps)
+	} else {
+		phases[0] = append(phases[0], keeps)
 	}
 	type phase struct {
 		stop context.CancelFunc
@@ -216,7 +278,7 @@ func Migrate(ctx context.Context, cfg Config, check bool, stderr io.Writer) (app
 	return applied, errors.Join(err, d.Close(), o.Close(ctx))
 }
 
-// CheckIntegrity examines the database file.
+// CheckIntegrity examines the database: SQLite's file, or the server's tables.
 func (a *App) CheckIntegrity(ctx context.Context) error { return a.backends.db.CheckIntegrity(ctx) }
 
 // DumpSchema returns the whole schema as text.

@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -25,14 +27,23 @@ import (
 	"levee"
 	"levee/internal/admission"
 	"levee/internal/catalog"
+	"levee/internal/gate"
 	"levee/internal/identity"
+	"levee/internal/lend"
 	"levee/internal/notify"
 	"levee/internal/order"
 	"levee/internal/payment"
+	"levee/internal/platform/blob"
+	"levee/internal/platform/bridge"
 	"levee/internal/platform/db"
+	"levee/internal/platform/event"
+	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/lock"
+	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
+	"levee/internal/platform/redis"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
 )
@@ -40,46 +51,123 @@ import (
 // Config of the whole house: which drivers, and the Config of each package under its own section. The zero value is the
 // embedded tier in the folder "data".
 type Config struct {
-	// Mode sets the drivers of the lines below that are left empty. Only "embedded" exists in this version.
+	// Mode says on what the house stands: "embedded" (default) is one process that keeps everything in itself and its folder;
+	// "distributed" is any number of processes with MySQL and Redis, and then DB, Redis and Secret must be given.
 	Mode string
 	// Data is the folder that holds everything this process keeps. Default "data".
 	Data string
-	// DB is where rows live: "sqlite:PATH". Default sqlite:DATA/levee.db.
+	// DB is where rows live: "sqlite:PATH", or "mysql://USER@HOST:PORT/DATABASE" for MySQL or MariaDB, whose password is
+	// database.password. Default sqlite:DATA/levee.db.
 	DB string
-	// Cache, Limit, Gate and Push say where each of these parts keeps its state: "memory:".
-	Cache, Limit, Gate, Push string
-	// Nodes is how many processes serve this house. More than 1 needs drivers that several processes can share.
-	Nodes int
+	// Redis names the one Redis of all parts that use it: "redis://HOST:PORT", "redis+sentinel://HOST:PORT,…/MASTER" or
+	// "redis+cluster://HOST:PORT,…"; rediss for TLS. Its password is redis_server.password. Default: none.
+	Redis string
+	// Limit, Gate and Push say where each of these parts keeps its state: "memory:" (default, embedded) or "redis:" (default,
+	// distributed). With mode "distributed" all are in Redis, and Gate is there only.
+	Limit, Gate, Push string
+	// Blob is where uploaded files are kept: "file:PATH", a folder; "s3:", the S3-compatible store that files.s3 names; or "none:". Default:
+	// file:DATA/files with mode "embedded"; with mode "distributed" s3: where files.s3.endpoint is given, else none:. A folder serves several
+	// nodes only where it is on a file system that is one for all of them.
+	Blob string
+	// IDs says where worker numbers of ids are claimed: "file:" (default, embedded: in DATA/id), "sql:" (default, distributed), "redis:" or
+	// "etcd://[USER@]HOST:PORT,…" (etcds for TLS). With mode "distributed" it is the same on all nodes, and not "file:". It must not change
+	// while a node runs; after a change the house must have been still for two minutes. docs/ids.md weighs them.
+	IDs string
+	// Locks says where the locks are that lend gives to other programs: "sql:" (default, embedded), "redis:" (default, distributed), "etcd://…" as
+	// with ids, or, embedded, "memory:", which forgets them with the process. A change forgets who holds. docs/locks.md weighs them.
+	Locks string
+	// GateBuckets is over how many masters of a Redis cluster each sale's gate is spread, 1 to 16. Default 1, which is right below some 100,000
+	// attempts a second at one sale. A sale that is loaded keeps its number until it is loaded again.
+	GateBuckets int
+	// Role is what this node does: "all" (default); "web", which answers requests and leaves events, jobs and webhooks to others; or
+	// "worker", which does those, keeps no waiting room and is meant to get no visitors, so that their crowd does not slow it down. A worker
+	// listens all the same: for health, metrics and other nodes. With mode "embedded" the one node does all. Nodes that are all "web" leave
+	// payments unconfirmed, orders unexpired and webhooks unsent; nodes that are all "worker" let nobody into a waiting room.
+	Role string
 	// Secret is what every key is derived from: 32 bytes in hexadecimal, from LEVEE_SECRET or the file named by
-	// LEVEE_SECRET_FILE. Default: made at the first start and kept in DATA/secret. Losing it makes every public id and
-	// session void.
+	// LEVEE_SECRET_FILE, the same on all nodes. Default, embedded only: made at the first start and kept in DATA/secret. Losing
+	// it makes every public id and session void.
 	Secret obs.Secret
 
-	Log       obs.Config
-	Database  db.Config
-	Limits    limit.Config
-	Live      push.Config
-	HTTP      web.Config
-	Identity  identity.Config
-	Catalog   catalog.Config
-	Order     order.Config
-	Payment   payment.Config
-	Admission admission.Config
-	Sale      sale.Config
-	Notify    notify.Config
+	Log         obs.Config
+	Node        node.Config
+	Database    db.Config
+	RedisServer redis.Config
+	Etcd        id.EtcdConfig
+	Limits      limit.Config
+	Live        push.Config
+	Files       blob.Config
+	Event       event.Config
+	Bridge      bridge.Config
+	HTTP        web.Config
+	Identity    identity.Config
+	Catalog     catalog.Config
+	Order       order.Config
+	Payment     payment.Config
+	Admission   admission.Config
+	Sale        sale.Config
+	Notify      notify.Config
+	Lend        lend.Config
+	Lock        lock.Config
 }
 
+// distributed reports whether other processes may serve the same house.
+func (c *Config) distributed() bool { return c.Mode == "distributed" }
+
 // settledElsewhere are keys of the packages' Config that the house fills itself.
-var settledElsewhere = []string{"database.url", "payment.public_url", "payment.sandbox.dir"}
+var settledElsewhere = []string{"database.url", "database.run_twice", "database.read_replicas", "redis_server.url", "etcd.url", "node.version", "payment.public_url", "payment.sandbox.dir"}
 
 // Keys lists every key of the config file in order, with its type: what config.golden shows and what a typo is checked
-// against.
+// against. Each secret has a second key, ending in _file, which names a file that holds it.
 func Keys() []string {
 	var keys []string
 	walk("", reflect.TypeFor[Config](), func(path string, t reflect.Type) {
 		keys = append(keys, path+" "+typeName(t))
+		if t == reflect.TypeFor[obs.Secret]() {
+			keys = append(keys, path+secretFile+" path")
+		}
 	})
 	return keys
+}
+
+// secretFile is the end of the key that names a secret's file, and secretFileMax the most bytes of such a file.
+const (
+	secretFile    = "_file"
+	secretFileMax = 4096
+)
+
+// readSecrets puts the contents of the files that are named into the secrets themselves; white space at their ends is not part of them.
+func readSecrets(k *koanf.Koanf) (err error) {
+	walk("", reflect.TypeFor[Config](), func(path string, t reflect.Type) {
+		name := k.String(path + secretFile)
+		if t != reflect.TypeFor[obs.Secret]() || !k.Exists(path+secretFile) || err != nil {
+			return
+		}
+		k.Delete(path + secretFile)
+		if name == "" { // as in a compose file, for a secret that there is none of
+			return
+		}
+		if k.String(path) != "" {
+			err = levee.E(levee.CodeInvalid, "%s and %s are both given: one of them is enough", path, path+secretFile)
+			return
+		}
+		f, e := os.Open(name)
+		if e != nil {
+			err = levee.E(levee.CodeInvalid, "the file that %s names cannot be read", path+secretFile).Because(e)
+			return
+		}
+		defer f.Close()
+		text, e := io.ReadAll(io.LimitReader(f, secretFileMax+1))
+		switch secret := strings.TrimSpace(string(text)); {
+		case e != nil:
+			err = levee.E(levee.CodeInvalid, "the file that %s names cannot be read", path+secretFile).Because(e)
+		case secret == "" || len(text) > secretFileMax:
+			err = levee.Invalid(path+secretFile, fmt.Sprintf("a file that holds the secret, of at most %d bytes", secretFileMax), name)
+		default:
+			err = k.Set(path, secret)
+		}
+	})
+	return err
 }
 
 func typeName(t reflect.Type) string {
@@ -141,26 +229,24 @@ func ReadConfig(path string, environ []string) (c Config, err error) {
 			return c, levee.E(levee.CodeInvalid, "the secret must not stand in the config file: use LEVEE_SECRET or LEVEE_SECRET_FILE")
 		}
 	}
-	secretFile := ""
 	err = k.Load(env.Provider(".", env.Opt{
 		Prefix:      "LEVEE_",
 		EnvironFunc: func() []string { return environ },
 		TransformFunc: func(key, value string) (string, any) {
 			key = strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(key, "LEVEE_")), "__", ".")
-			if key == "secret_file" {
-				secretFile = value
-				return "", nil
+			if key == "password" || key == "token" || strings.HasPrefix(key, "test_") {
+				return "", nil // for the commands that talk to a server, and for tests
 			}
-			if key == "password" || key == "token" {
-				return "", nil // for the commands that talk to a server
-			}
-			if strings.Contains(value, ",") {
+			if strings.Contains(value, ",") && !oneValue(key) {
 				return key, strings.Split(value, ",")
 			}
 			return key, value
 		},
 	}), nil)
 	if err != nil {
+		return c, err
+	}
+	if err := readSecrets(k); err != nil {
 		return c, err
 	}
 	if err := checkKeys(k); err != nil {
@@ -181,14 +267,15 @@ func ReadConfig(path string, environ []string) (c Config, err error) {
 		})
 		return c, levee.E(levee.CodeInvalid, "the configuration has a value of the wrong type: %s", strings.Join(strings.Fields(said), " "))
 	}
-	if secretFile != "" {
-		text, err := os.ReadFile(secretFile)
-		if err != nil {
-			return c, levee.E(levee.CodeInvalid, "LEVEE_SECRET_FILE cannot be read").Because(err)
-		}
-		c.Secret = obs.Secret(strings.TrimSpace(string(text)))
-	}
 	return c, c.fill()
+}
+
+// oneValue reports whether a key's commas in the environment are its own: addresses of several servers, and secrets.
+func oneValue(key string) (one bool) {
+	walk("", reflect.TypeFor[Config](), func(path string, t reflect.Type) {
+		one = one || path == key && (t.Kind() == reflect.String)
+	})
+	return one
 }
 
 // fieldName finds the Go fields that the decoder names, to show them as keys.
@@ -248,34 +335,81 @@ func (c *Config) fill() error {
 	if c.Mode == "" {
 		c.Mode = "embedded"
 	}
-	if c.Mode != "embedded" {
-		return levee.Invalid("mode", `"embedded"`, c.Mode)
+	if c.Mode != "embedded" && c.Mode != "distributed" {
+		return levee.Invalid("mode", `"embedded" or "distributed"`, c.Mode)
+	}
+	if c.Role == "" {
+		c.Role = "all"
+	}
+	if !slices.Contains([]string{"all", "web", "worker"}, c.Role) || c.Role != "all" && !c.distributed() {
+		return levee.Invalid("role", `"all", or with mode = "distributed" also "web" and "worker"`, c.Role)
 	}
 	if c.Data == "" {
 		c.Data = "data"
 	}
-	if c.DB == "" {
+	if c.DB == "" && c.Mode == "embedded" {
 		c.DB = "sqlite:" + filepath.Join(c.Data, "levee.db")
 	}
-	if !strings.HasPrefix(c.DB, "sqlite:") {
-		return levee.Invalid("db", `"sqlite:PATH"`, c.DB)
+	switch mysql := strings.HasPrefix(c.DB, "mysql:"); {
+	case c.Mode == "distributed" && !mysql:
+		return levee.Invalid("db", `"mysql://USER@HOST:PORT/DATABASE" with mode = "distributed"`, withoutPassword(c.DB))
+	case c.Mode == "embedded" && !strings.HasPrefix(c.DB, "sqlite:"):
+		return levee.Invalid("db", `"sqlite:PATH" with mode = "embedded" (the default), or mode = "distributed" for a MySQL server`, withoutPassword(c.DB))
+	case c.distributed() && c.Redis == "":
+		return levee.Invalid("redis", `"redis://HOST:PORT", "redis+sentinel://…" or "redis+cluster://…" with mode = "distributed"`, c.Redis)
+	case c.distributed() && c.Secret == "":
+		return levee.E(levee.CodeInvalid, "with mode = \"distributed\" the secret must be given, the same on all nodes: LEVEE_SECRET or LEVEE_SECRET_FILE "+
+			"(32 bytes in hexadecimal, as from: openssl rand -hex 32)")
 	}
+	c.RedisServer.URL = c.Redis
+	if c.Redis != "" {
+		if err := c.RedisServer.Validate(); err != nil {
+			return err
+		}
+	}
+	// What each line may say with either mode, the default first. In one process's memory or folder the other nodes would not know of it;
+	// the gate of one process has nobody to be shared with.
+	const etcd = "etcd://HOST:PORT,…"
 	for _, line := range []struct {
-		name  string
-		value *string
-	}{{"cache", &c.Cache}, {"limit", &c.Limit}, {"gate", &c.Gate}, {"push", &c.Push}} {
+		name                  string
+		value                 *string
+		embedded, distributed []string
+	}{
+		{"limit", &c.Limit, []string{"memory:", "redis:"}, []string{"redis:"}},
+		{"gate", &c.Gate, []string{"memory:"}, []string{"redis:"}},
+		{"push", &c.Push, []string{"memory:", "redis:"}, []string{"redis:"}},
+		{"ids", &c.IDs, []string{"file:", "sql:", "redis:", etcd}, []string{"sql:", "redis:", etcd}},
+		{"locks", &c.Locks, []string{"sql:", "memory:", "redis:", etcd}, []string{"redis:", "sql:", etcd}},
+	} {
+		allowed := line.embedded
+		if c.distributed() {
+			allowed = line.distributed
+		}
 		if *line.value == "" {
-			*line.value = "memory:"
+			*line.value = allowed[0]
 		}
-		if *line.value != "memory:" {
-			return levee.Invalid(line.name, `"memory:"`, *line.value)
+		switch kind := *line.value; {
+		case isEtcd(kind) && slices.Contains(allowed, etcd):
+		case !slices.Contains(allowed, kind):
+			return levee.Invalid(line.name, fmt.Sprintf("%q with mode = %q", allowed, c.Mode), withoutPassword(kind))
+		case kind == "redis:" && c.Redis == "":
+			return levee.E(levee.CodeInvalid, "%s is kept in Redis, but the line redis does not say where that is", line.name)
 		}
 	}
-	if c.Nodes == 0 {
-		c.Nodes = 1
+	if isEtcd(c.Locks) && isEtcd(c.IDs) && c.Locks != c.IDs {
+		return levee.Invalid("locks", "the same etcd as ids has", withoutPassword(c.Locks))
 	}
-	if c.Nodes != 1 {
-		return levee.E(levee.CodeInvalid, "nodes is %d, but db = %q can serve one process only", c.Nodes, c.DB)
+	if err := c.fillBlob(); err != nil {
+		return err
+	}
+	if err := c.Lend.Validate(); err != nil {
+		return err
+	}
+	if c.GateBuckets == 0 {
+		c.GateBuckets = 1
+	}
+	if most := gate.BucketsMax; c.GateBuckets < 1 || c.GateBuckets > most || c.GateBuckets > 1 && !c.distributed() {
+		return levee.Invalid("gate_buckets", fmt.Sprintf("1, or with mode = \"distributed\" up to %d", most), c.GateBuckets)
 	}
 	if c.HTTP.Addr == "" {
 		c.HTTP.Addr = "127.0.0.1:8080"
@@ -287,6 +421,40 @@ func (c *Config) fill() error {
 	c.Payment.PublicURL = c.HTTP.PublicURL
 	c.Payment.Sandbox.Dir = filepath.Join(c.Data, "sandbox")
 	return nil
+}
+
+// folderOf begins the driver line of a folder.
+const folderOf = "file:"
+
+// fillBlob chooses where files are kept.
+func (c *Config) fillBlob() error {
+	switch {
+	case c.Blob != "":
+	case !c.distributed():
+		c.Blob = folderOf + filepath.Join(c.Data, "files")
+	case c.Files.S3.Endpoint != "":
+		c.Blob = "s3:"
+	default:
+		c.Blob = "none:"
+	}
+	if c.Blob != "s3:" && c.Blob != "none:" && (!strings.HasPrefix(c.Blob, folderOf) || c.Blob == folderOf) {
+		return levee.Invalid("blob", `"file:PATH", "s3:" or "none:"`, c.Blob)
+	}
+	return nil
+}
+
+// isEtcd reports whether a line names an etcd.
+func isEtcd(line string) bool {
+	return strings.HasPrefix(line, "etcd://") || strings.HasPrefix(line, "etcds://")
+}
+
+// withoutPassword drops what may be a password from an address that somebody put one into.
+func withoutPassword(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "an address that cannot be read"
+	}
+	return u.Redacted()
 }
 
 // Show writes the configuration in force as a config file, secrets redacted.

@@ -3,31 +3,41 @@ package app
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"time"
 
 	"levee"
 	"levee/internal/admission"
 	"levee/internal/catalog"
 	"levee/internal/identity"
+	"levee/internal/lend"
 	"levee/internal/line"
 	"levee/internal/notify"
+	"levee/internal/ops"
 	"levee/internal/order"
 	"levee/internal/payment"
 	"levee/internal/plan"
+	"levee/internal/platform/bridge"
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
+	"levee/internal/platform/flow"
+	"levee/internal/platform/id"
 	"levee/internal/platform/job"
+	"levee/internal/platform/lock"
+	"levee/internal/platform/node"
+	"levee/internal/platform/schedule"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
 	"levee/internal/tally"
+	"levee/internal/throttle"
 	"levee/ui"
 )
 
-// schemas of the parts and the rooms, in the order in which they are migrated.
+// Schemas of the parts and the rooms, in the order in which they are migrated. For tests.
+func Schemas() []db.Schema { return schemas() }
+
 func schemas() []db.Schema {
-	return []db.Schema{event.Schema(), job.Schema(), web.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
-		notify.Schema()}
+	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), web.Schema(), node.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
+		notify.Schema(), throttle.Schema(), lock.Schema()}
 }
 
 // Rooms of the house. Commands and tests reach them here.
@@ -42,6 +52,9 @@ type Rooms struct {
 	Plan      *plan.Service
 	Line      *line.Service
 	Notify    *notify.Service
+	Throttle  *throttle.Service
+	Lend      *lend.Service
+	Ops       *ops.Service
 	// Sandbox is the test provider, where it is enabled and runs inside this house.
 	Sandbox *payment.Sandbox
 }
@@ -50,6 +63,7 @@ type Rooms struct {
 type room struct {
 	routes    func(*web.Server)
 	jobs      func() []job.Registration
+	work      func() []schedule.Work
 	listeners func() []event.Listener
 }
 
@@ -60,9 +74,9 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		return nil, nil, err
 	}
 	r.Identity = identity.New(identity.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Events: b.events,
-		Config: cfg.Identity, Key: b.tokenKey})
+		Config: cfg.Identity, Key: b.tokenKey, Shared: cfg.distributed()})
 	r.Catalog = catalog.New(catalog.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Config: cfg.Catalog,
-		Audit: b.audit(r)})
+		Audit: b.audit(r), Bus: b.bus()})
 	if r.Order, err = order.Open(order.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs,
 		Catalog: r.Catalog, Config: cfg.Order}); err != nil {
 		return nil, nil, err
@@ -78,12 +92,13 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		}
 	}
 	if r.Admission, err = admission.New(admission.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Push: b.push, Limits: b.limits,
-		Key: b.admitKey, Config: cfg.Admission}); err != nil {
+		Spread: b.spread(cfg, "admission"), Key: b.admitKey, Config: cfg.Admission}); err != nil {
 		return nil, nil, err
 	}
-	r.Tally = tally.New(tally.Deps{Obs: b.obs, Push: b.push, Node: "node " + strconv.Itoa(b.ids.Worker()), Nodes: cfg.Nodes})
+	r.Tally = tally.New(tally.Deps{Obs: b.obs, Push: b.push, Node: b.nodes.Self().Name})
 	if r.Sale, err = sale.New(sale.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Push: b.push, Catalog: r.Catalog,
-		Orders: r.Order, Admission: r.Admission, Tally: r.Tally, Authenticate: r.Identity.AuthenticateToken, Config: cfg.Sale}); err != nil {
+		Orders: r.Order, Admission: r.Admission, Tally: r.Tally, Authenticate: r.Identity.AuthenticateToken,
+		Gates: b.gates(cfg), Bell: b.bell(cfg), Config: cfg.Sale}); err != nil {
 		return nil, nil, err
 	}
 	r.Plan = plan.New(plan.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Catalog: r.Catalog, Sales: r.Sale, Admission: r.Admission,
@@ -93,21 +108,30 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		return nil, nil, err
 	}
 	if r.Notify, err = notify.New(notify.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Push: b.push, Identity: r.Identity,
-		Orders: r.Order, Sales: r.Sale, Key: b.hookKey, Config: cfg.Notify}); err != nil {
+		Orders: r.Order, Sales: r.Sale, Key: b.hookKey, Config: cfg.Notify, Bell: b.bell(cfg)}); err != nil {
 		return nil, nil, err
 	}
+	r.Throttle = throttle.New(throttle.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Audit: throttle.Audit(b.audit(r)), Bell: b.bell(cfg)})
+	if r.Lend, err = lend.New(lend.Deps{Obs: b.obs, IDs: b.lent.ids, Small: b.lent.small, Numbers: b.lent.numbers, Locks: b.lent.locks, LeaseKey: b.leaseKey, Config: cfg.Lend}); err != nil {
+		return nil, nil, err
+	}
+	r.Ops = ops.New(ops.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Jobs: b.jobs, Schedules: b.schedules, Events: b.events, Audit: ops.Audit(b.audit(r))})
 	return r, []room{
-		{r.Identity.Routes, r.Identity.Jobs, r.Identity.Listeners},
-		{r.Catalog.Routes, r.Catalog.Jobs, r.Catalog.Listeners},
-		{r.Order.Routes, r.Order.Jobs, nil},
-		{r.Payment.Routes, r.Payment.Jobs, nil},
-		{r.Admission.Routes, nil, nil},
-		{r.Tally.Routes, nil, nil},
-		{r.Sale.Routes, nil, nil},
-		{r.Plan.Routes, nil, nil},
-		{r.Line.Routes, r.Line.Jobs, r.Line.Listeners},
-		{r.Notify.Routes, r.Notify.Jobs, r.Notify.Listeners},
-		{r.mount, func() []job.Registration { return []job.Registration{prune(b)} }, nil},
+		{r.Identity.Routes, nil, r.Identity.Work, r.Identity.Listeners},
+		{r.Catalog.Routes, nil, r.Catalog.Work, r.Catalog.Listeners},
+		{r.Order.Routes, nil, r.Order.Work, nil},
+		{r.Payment.Routes, nil, r.Payment.Work, nil},
+		{r.Admission.Routes, nil, nil, nil},
+		{r.Tally.Routes, nil, nil, nil},
+		{r.Sale.Routes, nil, nil, nil},
+		{r.Plan.Routes, nil, nil, nil},
+		{r.Line.Routes, r.Line.Jobs, r.Line.Work, r.Line.Listeners},
+		{r.Notify.Routes, nil, r.Notify.Work, r.Notify.Listeners},
+		{r.Throttle.Routes, nil, nil, nil},
+		{fileRoutes(cfg, b.files), nil, func() []schedule.Work { return []schedule.Work{sweepFiles(b.files)} }, nil},
+		{r.Lend.Routes, nil, nil, nil},
+		{r.Ops.Routes, nil, nil, nil},
+		{r.mount, nil, func() []schedule.Work { return []schedule.Work{prune(b)} }, nil},
 	}, nil
 }
 
@@ -120,8 +144,8 @@ func (r *Rooms) mount(srv *web.Server) {
 }
 
 // prune deletes what has served its time: answers to idempotency keys after two days, finished events and jobs after a week.
-func prune(b *backends) job.Registration {
-	return job.Every("house.prune", time.Hour, job.Options{}, func(ctx context.Context) error {
+func prune(b *backends) schedule.Work {
+	return schedule.Every("house.prune", time.Hour, job.Options{}, func(ctx context.Context) error {
 		now := b.obs.Clock()
 		if _, err := web.Prune(ctx, b.db, now.Add(-48*time.Hour)); err != nil {
 			return err
@@ -131,12 +155,15 @@ func prune(b *backends) job.Registration {
 	})
 }
 
-// authenticate is web's window on identity.
+// authenticate is web's window on identity. What is for lend it judges itself: programs, not people, ask there.
 func (r *Rooms) authenticate(req *http.Request) (levee.Actor, error) {
+	if lend.Takes(req) {
+		return levee.Actor{}, nil
+	}
 	return r.Identity.Authenticate(req)
 }
 
-// audit writes the catalog's acts into identity's trail: catalog may not know identity, so the house joins them.
+// audit writes acts of rooms that may not know identity into identity's trail; the house joins them.
 func (b *backends) audit(r *Rooms) catalog.Audit {
 	return func(ctx context.Context, tx *db.Tx, act, subject string, before, after any) error {
 		a := identity.Act{Action: act, Before: before, After: after}

@@ -338,12 +338,17 @@ func TestConfigMistakes(t *testing.T) {
 	for _, c := range []struct{ env, want string }{
 		{"LEVEE_SAEL__HOLD_FOR=3s", `did you mean "sale.hold_for"`},
 		{"LEVEE_SALE__HOLD_FOR=soon", "hold_for"},
-		{"LEVEE_MODE=distributed", `"embedded"`},
+		{"LEVEE_MODE=distributed", "db must be"},
+		{"LEVEE_MODE=clustered", `"embedded"`},
+		{"LEVEE_MODE=distributed LEVEE_DB=mysql://levee@db/levee", "redis must be"},
+		{"LEVEE_MODE=distributed LEVEE_DB=mysql://levee@db/levee LEVEE_REDIS=redis://r", "secret must be given"},
+		{"LEVEE_MODE=distributed LEVEE_DB=mysql://levee@db/levee LEVEE_REDIS=redis://r LEVEE_GATE=memory: LEVEE_SECRET=" + strings.Repeat("ab", 32), "gate must be"},
+		{"LEVEE_DB=mysql://levee@db/levee", `mode = "distributed"`},
 		{"LEVEE_DB=postgres://x", "sqlite"},
-		{"LEVEE_NODES=3", "one process only"},
+		{"LEVEE_LIMIT=redis:", "the line redis"},
 		{"LEVEE_GATE=redis://x", "memory:"},
 	} {
-		_, err := app.ReadConfig("", []string{c.env})
+		_, err := app.ReadConfig("", strings.Fields(c.env))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want it to say %q", c.env, err, c.want)
 		}

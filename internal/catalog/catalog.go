@@ -112,8 +112,8 @@ type Config struct {
 	// Entries is how many products, and as many SKUs and stock counts, are kept in memory. Default 20,000 (about 40 MiB of
 	// ordinary products). Too few and every page asks the database.
 	Entries int
-	// TTL is how long a product may be kept. Default 5 minutes. Every change on this node drops its entries at once, so this
-	// bounds only what another node sees late.
+	// TTL is how long a product may be kept. Default 5 minutes. Every change on this node drops its entries at once, and those of other
+	// nodes within milliseconds where they share a Redis; so this bounds only what another node without one sees late.
 	TTL time.Duration
 	// PictureEntries is how many pictures are kept in memory, of at most 512 KiB each. Default 64 (32 MiB at the most).
 	PictureEntries int
@@ -155,7 +155,8 @@ type Deps struct {
 	Sealer *id.Sealer
 	Obs    *obs.Obs
 	Events *event.Bus
-	Audit  Audit // nil: no trail is kept
+	Audit  Audit     // nil: no trail is kept
+	Bus    cache.Bus // tells other nodes what changed here; nil: they see it after Config.TTL
 	Config Config
 }
 
@@ -176,7 +177,7 @@ type Service struct {
 func New(d Deps) *Service {
 	d.Config = d.Config.normal()
 	c := func(name string, entries int, ttl time.Duration) cache.Config {
-		return cache.Config{Name: name, Entries: entries, TTL: ttl, NegativeTTL: min(ttl, 30*time.Second)}
+		return cache.Config{Name: name, Entries: entries, TTL: ttl, NegativeTTL: min(ttl, 30*time.Second), Bus: d.Bus}
 	}
 	return &Service{
 		Deps:     d,
@@ -184,7 +185,7 @@ func New(d Deps) *Service {
 		products: cache.New[levee.ProductID, Product](c("catalog_product", d.Config.Entries, d.Config.TTL), d.Obs),
 		skus:     cache.New[levee.SKUID, SKU](c("catalog_sku", d.Config.Entries, d.Config.TTL), d.Obs),
 		// Other nodes' takings show after a second; this node's at once.
-		stock: cache.New[levee.SKUID, int64](c("catalog_stock", d.Config.Entries, time.Second), d.Obs),
+		stock: cache.New[levee.SKUID, int64](cache.Config{Name: "catalog_stock", Entries: d.Config.Entries, TTL: time.Second}, d.Obs),
 		// A list is an order of ids; what it shows of each product is as fresh as the product.
 		lists:    cache.New[Filter, []levee.ProductID](c("catalog_list", 1000, 5*time.Second), d.Obs),
 		pictures: cache.New[levee.PictureID, pictureBytes](c("catalog_picture", d.Config.PictureEntries, d.Config.TTL), d.Obs),

@@ -310,11 +310,16 @@ func TestReadsSeeCommits(t *testing.T) {
 func TestEvents(t *testing.T) {
 	h := open(t, Config{})
 	ctx := operator(t.Context())
+	var mu sync.Mutex // guards seen
 	seen := map[levee.ProductID]int{}
-	err := h.Events.Register(event.Listen("test.follow", func(_ context.Context, _ *db.Tx, e ProductsChanged) error {
-		for _, id := range e.Products {
-			seen[id]++
-		}
+	err := h.Events.Register(event.Listen("test.follow", func(_ context.Context, tx *db.Tx, e ProductsChanged) error {
+		tx.AfterCommit(func() {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range e.Products {
+				seen[id]++
+			}
+		})
 		return nil
 	}))
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"levee"
 	"levee/internal/platform/event"
 	"levee/internal/platform/job"
+	"levee/internal/platform/schedule"
 )
 
 // newDriftGauge registers the number that an alert should stand on.
@@ -20,10 +21,10 @@ func newDriftGauge(r prometheus.Registerer) prometheus.Gauge {
 	return g
 }
 
-// Jobs returns the room's timed work: once a day stock is compared with its ledger.
-func (s *Service) Jobs() []job.Registration {
-	o := job.Options{Timeout: 10 * time.Minute, MaxAttempts: 3}
-	return []job.Registration{job.Every("catalog.check_stock", 24*time.Hour, o, s.checkStock)}
+// Work returns the room's timed work: once a day stock is compared with its ledger, and while it differs each hour.
+func (s *Service) Work() []schedule.Work {
+	o := job.Options{Timeout: 10 * time.Minute, Backoff: func(int) time.Duration { return time.Hour }}
+	return []schedule.Work{schedule.Every("catalog.check_stock", 24*time.Hour, o, s.checkStock)}
 }
 
 // Listeners returns nil: the catalog follows nobody.

@@ -47,7 +47,7 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary:     "Add or remove stock",
 		Description: "409 out_of_stock when fewer units are on hand than would be removed.",
 		Roles:       operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postMovement)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}/movements", ID: "listMovements", Tag: products,
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}/movements", ID: "listMovements", Tag: products, Replica: true,
 		Summary:     "A SKU's stock ledger",
 		Description: "Newest first. The deltas of all movements sum up to the stock on hand.",
 		Roles:       operators, Status: 200, Limit: limit.Read, Errors: []int{401, 403, 404, 422}}, s.getMovements)

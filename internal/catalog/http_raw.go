@@ -63,7 +63,7 @@ func (s *Service) rawRoutes(srv *web.Server) {
 				"mode":  "all (default): all lines or none, in one transaction; partial: the good lines, in many small ones",
 				"stock": "keep (default): on_hand counts for new SKUs only; set: existing SKUs get it too",
 			}})
-	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/products/export", ID: "exportProducts", Tag: "products",
+	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/products/export", ID: "exportProducts", Tag: "products", Replica: true,
 		Summary: "All products as a file",
 		Description: "What import reads, as it stands in one moment. Text that a spreadsheet would run as a formula begins with " +
 			"an apostrophe, which import takes away.",

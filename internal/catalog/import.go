@@ -178,10 +178,11 @@ var errMoved = errors.New("the catalog changed while the import was planned")
 // partial one.
 func (s *Service) importBatch(ctx context.Context, groups []group, o ImportOptions, p *problems, res *ImportResult) error {
 	for try := 1; ; try++ {
-		// A try that is given up takes its findings with it: the next finds them again.
-		found := problems{list: p.list[:len(p.list):len(p.list)], lines: map[int]bool{}}
+		var found problems
 		var pl *plan
 		work := func(ctx context.Context, q query) (err error) {
+			// A try that is given up takes its findings with it: the next finds them again, as does a transaction that is run again.
+			found = problems{list: p.list[:len(p.list):len(p.list)], lines: map[int]bool{}}
 			if pl, err = s.plan(ctx, q, groups, o, &found); err == nil && len(found.lines) > 0 && !o.Partial {
 				err = found.err(res.Lines)
 			}
@@ -191,7 +192,7 @@ func (s *Service) importBatch(ctx context.Context, groups []group, o ImportOptio
 		last := try == importTries
 		var err error
 		if !last {
-			err = work(ctx, s.DB.Query)
+			err = work(db.Primary(ctx), s.DB.Query)
 		}
 		if err == nil && (last || len(pl.changed) > 0) {
 			err = s.DB.Tx(ctx, "catalog.import", func(ctx context.Context, tx *db.Tx) error {

@@ -81,14 +81,14 @@ func (s *Service) RemovePicture(ctx context.Context, id levee.PictureID) (err er
 // withdrawn product stay, because orders show them. CodeNotFound when there is none.
 func (s *Service) Picture(ctx context.Context, id levee.PictureID) (Picture, []byte, error) {
 	c, err := s.pictures.Get(ctx, id, func(ctx context.Context, id levee.PictureID) (pictureBytes, error) {
-		return pictureByID(ctx, s.DB.Query, id)
+		return pictureByID(db.Primary(ctx), s.DB.Query, id)
 	})
 	if err != nil {
 		return Picture{}, nil, err
 	}
 	if !operates(ctx) {
 		p, err := s.products.Get(ctx, c.Product, func(ctx context.Context, id levee.ProductID) (Product, error) {
-			return productByID(ctx, s.DB.Query, id)
+			return productByID(db.Primary(ctx), s.DB.Query, id)
 		})
 		if err != nil {
 			return Picture{}, nil, err

@@ -227,7 +227,7 @@ func (s *Service) UpdateSKU(ctx context.Context, id levee.SKUID, c SKUChange) (k
 // UpdateSKUTx is UpdateSKU in the caller's transaction.
 func (s *Service) UpdateSKUTx(ctx context.Context, tx *db.Tx, id levee.SKUID, c SKUChange) (k SKU, err error) {
 	defer levee.Wrap(&err, "catalog.UpdateSKUTx(%d)", id)
-	k, err = skuByID(ctx, tx.Query, id)
+	k, err = s.SKUTx(ctx, tx, id)
 	if err != nil {
 		return k, err
 	}
@@ -265,7 +265,7 @@ func (s *Service) UpdateSKUTx(ctx context.Context, tx *db.Tx, id levee.SKUID, c 
 // is Shown's business.
 func (s *Service) ByID(ctx context.Context, id levee.ProductID) (p Product, err error) {
 	p, err = s.products.Get(ctx, id, func(ctx context.Context, id levee.ProductID) (Product, error) {
-		return productByID(ctx, s.DB.Query, id)
+		return productByID(db.Primary(ctx), s.DB.Query, id)
 	})
 	if err != nil {
 		return p, err
@@ -343,7 +343,7 @@ func (s *Service) List(ctx context.Context, f Filter) (list []Product, next leve
 		ids, err = load(ctx, f)
 	} else {
 		f.State = OnSale
-		ids, err = s.lists.Get(ctx, f, load)
+		ids, err = s.lists.Get(db.Primary(ctx), f, load)
 	}
 	if err != nil {
 		return nil, 0, err
@@ -367,7 +367,9 @@ func (s *Service) List(ctx context.Context, f Filter) (list []Product, next leve
 
 // SKUByID returns a SKU in any state, with its product's title and state and its stock. CodeNotFound when there is none.
 func (s *Service) SKUByID(ctx context.Context, id levee.SKUID) (SKU, error) {
-	k, err := s.skus.Get(ctx, id, func(ctx context.Context, id levee.SKUID) (SKU, error) { return skuByID(ctx, s.DB.Query, id) })
+	k, err := s.skus.Get(ctx, id, func(ctx context.Context, id levee.SKUID) (SKU, error) {
+		return skuByID(db.Primary(ctx), s.DB.Query, id)
+	})
 	if err != nil {
 		return k, err
 	}
@@ -375,8 +377,12 @@ func (s *Service) SKUByID(ctx context.Context, id levee.SKUID) (SKU, error) {
 	return k, err
 }
 
-// SKUTx returns a SKU as it is in the caller's transaction: what a purchase should take its price and state from.
+// SKUTx returns a SKU as it is in the caller's transaction, and locks it: what a purchase should take its price and state from.
+// Who asks for several SKUs does so in the order of their ids.
 func (s *Service) SKUTx(ctx context.Context, tx *db.Tx, id levee.SKUID) (SKU, error) {
+	if err := lockSKU(ctx, tx, s.DB.Dialect(), id); err != nil {
+		return SKU{}, err
+	}
 	return skuByID(ctx, tx.Query, id)
 }
 

@@ -118,7 +118,9 @@ func (s *Service) record(ctx context.Context, tx *db.Tx, sku levee.SKUID, delta 
 // OnHand returns a SKU's stock in units: exact as of this node's last commit, at most a second late for another node's.
 // CodeNotFound when there is no such SKU. Never decide a taking on it: TakeTx does that.
 func (s *Service) OnHand(ctx context.Context, sku levee.SKUID) (int64, error) {
-	return s.stock.Get(ctx, sku, func(ctx context.Context, sku levee.SKUID) (int64, error) { return onHand(ctx, s.DB.Query, sku) })
+	return s.stock.Get(ctx, sku, func(ctx context.Context, sku levee.SKUID) (int64, error) {
+		return onHand(db.Primary(ctx), s.DB.Query, sku)
+	})
 }
 
 // Movements returns a page of a SKU's ledger, newest first. For operators. CodeNotFound when there is no such SKU.

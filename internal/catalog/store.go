@@ -84,6 +84,16 @@ func skuByID(ctx context.Context, q query, id levee.SKUID) (k SKU, err error) {
 	return k, err
 }
 
+// lockSKU keeps others from changing a SKU's row before this transaction ends, where transactions run side by side. Who reads a
+// row, decides, and then changes it must have locked it before: two who only read it would wait for each other.
+func lockSKU(ctx context.Context, tx *db.Tx, d db.Dialect, id levee.SKUID) error {
+	lock := d.ForUpdate()
+	if lock == "" {
+		return nil
+	}
+	return each(ctx, tx.Query, func(rows *db.Rows) error { return rows.Scan(&id) }, "SELECT id FROM catalog_sku WHERE id = ?"+lock, id)
+}
+
 func errNoSKU() *levee.Error { return levee.E(levee.CodeNotFound, "there is no such SKU") }
 
 // onHand reads a SKU's stock; CodeNotFound when there is no such SKU.

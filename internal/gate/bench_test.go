@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,17 +12,21 @@ import (
 // BenchmarkGate sets the gate's decisions beside the least that could do the job: a mutex, a number and a map.
 func BenchmarkGate(b *testing.B) {
 	b.Run("gate", func(b *testing.B) {
-		g := New(1 << 30)
-		g.Load(1<<40, 1, nil)
+		g := NewMemory(1 << 30)
+		if err := g.Load(b.Context(), State{Remaining: 1 << 40, PerBuyer: 1}); err != nil {
+			b.Fatal(err)
+		}
 		var n atomic.Int64
 		stop := make(chan struct{})
 		var settler sync.WaitGroup
 		settler.Go(func() {
+			seq := int64(0)
 			for {
 				select {
 				case <-g.wake:
 					for batch := g.Next(512); batch != nil; batch = g.Next(512) {
-						g.Settle(batch)
+						seq++
+						g.Settle(context.Background(), batch, seq)
 						for _, t := range batch {
 							t.Free()
 						}
@@ -35,9 +40,10 @@ func BenchmarkGate(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			base := levee.UserID(n.Add(1) << 40)
+			ctx := context.Background()
 			for pb.Next() {
 				base++
-				g.Take(Attempt{ID: levee.ReservationID(base), Buyer: base, Quantity: 1, Key: 1})
+				g.Take(ctx, Attempt{ID: levee.ReservationID(base), Buyer: base, Quantity: 1, Key: 1})
 			}
 		})
 		b.StopTimer()
@@ -63,14 +69,17 @@ func BenchmarkGate(b *testing.B) {
 		})
 	})
 	b.Run("gate, sold out", func(b *testing.B) {
-		g := New(1000)
-		g.Load(0, 1, nil)
+		g := NewMemory(1000)
+		if err := g.Load(b.Context(), State{PerBuyer: 1}); err != nil {
+			b.Fatal(err)
+		}
 		var n atomic.Int64
 		b.RunParallel(func(pb *testing.PB) {
 			base := levee.UserID(n.Add(1) << 40)
+			ctx := context.Background()
 			for pb.Next() {
 				base++
-				g.Take(Attempt{Buyer: base, Quantity: 1})
+				g.Take(ctx, Attempt{Buyer: base, Quantity: 1})
 			}
 		})
 	})

@@ -1,8 +1,9 @@
 // Package gate is the admission filter in front of the database for one sale: it lets through no more attempts than there is stock
-// and refuses the rest in nanoseconds.
+// and refuses the rest in nanoseconds from memory, or in one shared call from Redis, where several nodes sell.
 //
-// It owns the count of free units and of what each buyer holds, in this process's memory, and the line of takings that wait for
-// their settlement. It does not own the truth: that is SQL's, in the settlement. The gate only ever says no, and is loaded from SQL.
+// It owns the count of free units and of what each buyer holds, the log of takings that wait for their settlement, and each node's own
+// line of them. It does not own the truth: that is SQL's, in the settlement. The gate only ever says no; it is loaded from SQL and follows
+// SQL's ledger movement by movement: docs/decisions/0011-the-gate-follows-the-ledger.md.
 package gate
 
 import (
@@ -22,8 +23,9 @@ const (
 	Known                    // the buyer holds or held units: look whether his key was answered before he takes more
 	OverLimit                // with these he would hold more than he may
 	Running                  // a taking with the same idempotency key waits for its settlement
-	Cold                     // stock is not loaded
+	Cold                     // stock is not loaded, or the shared gate came back empty: some node must Load
 	Full                     // too many takings wait for their settlement; nothing was taken
+	Away                     // the gate cannot be reached: nothing is taken, or it is given back before long; answer 503
 )
 
 // Attempt is one wish to buy, as the gate sees it.
@@ -41,7 +43,7 @@ type Attempt struct {
 // signalled, and to the one who waits for it afterwards, who gives it back with Free.
 type Taking struct {
 	Attempt
-	slot    uint32 // where it stands among the gate's unsettled takings
+	slot    uint32 // where it stands among the gate's unsettled takings; noSlot in Redis, and when it is dealt with
 	before  uint32 // the slot of the same buyer's taking before this one, noSlot if none
 	Settled chan struct{}
 	Result  Outcome
@@ -68,11 +70,14 @@ func (t *Taking) Free() {
 // Numbers is the gate's account at one moment.
 type Numbers struct {
 	Warm      bool
-	Remaining int64
-	Unsettled int64 // units taken whose settlement is under way
-	Waiting   int   // takings not yet picked up for settlement
+	Remaining int64 // units free; below zero after takings were lost that SQL let have their units: then none is free
+	Unsettled int64 // units taken whose settlement is under way, on all nodes
+	Waiting   int   // takings of this node not yet picked up for settlement
 	Buyers    int
 	Epoch     uint64 // rises whenever stock comes back
+	// Applied: every movement up to this one is in. Missing are the first gaps (at most 1,000) before later ones that are in, too.
+	Applied int64
+	Missing []int64
 }
 
 // Holding is what a buyer holds by SQL, for the gate to be loaded from; 0 units where he gave them back.

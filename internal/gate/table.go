@@ -6,8 +6,18 @@ import "levee"
 type buyerEntry struct {
 	buyer levee.UserID // 0: empty
 	held  int32        // units, settled and unsettled
-	slot  uint32       // his latest unsettled Taking
+	slot  uint32       // his latest unsettled Taking; keptBit: SQL has a row of his
 }
+
+// keptBit marks a buyer of whom SQL has a row, released or not: his keys count, so he is never forgotten.
+const keptBit = 1 << 31
+
+// noSlot is the slot of no taking.
+const noSlot = ^uint32(0) &^ keptBit
+
+func (e *buyerEntry) last() uint32 { return e.slot &^ keptBit }
+
+func (e *buyerEntry) setLast(slot uint32) { e.slot = e.slot&keptBit | slot }
 
 // buyerTable is an open-addressing hash table with linear probing (Knuth, The Art of Computer Programming 3, 6.4, algorithms
 // L and R) at a load of at most 3/4: 21 to 43 bytes a buyer. Ids are time-ordered, so they are mixed before use.

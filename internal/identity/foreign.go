@@ -9,6 +9,7 @@ import (
 
 	"levee"
 	"levee/internal/foreign"
+	"levee/internal/handle"
 	"levee/internal/platform/db"
 )
 
@@ -40,7 +41,7 @@ func (s *Service) verifyForeign(token string) (levee.Actor, error) {
 	until := min(t.Expires.UnixMicro(), now.Add(foreign.Recheck).UnixMicro())
 	for range 3 { // as in loadSession
 		state := s.live.hold(int64(user), until)
-		row, err := readUser(ctx, s.db.QueryRow, user)
+		row, err := readUser(db.Primary(ctx), s.db.QueryRow, user)
 		if err != nil {
 			return levee.Actor{}, err
 		}
@@ -60,7 +61,7 @@ func (s *Service) verifyForeign(token string) (levee.Actor, error) {
 // says if that is a name and free, else by a name made from the subject.
 func (s *Service) foreignAccount(ctx context.Context, subject, name string) (user levee.UserID, err error) {
 	issuer := s.cfg.ForeignIssuer
-	if user, err = readForeign(ctx, s.db.QueryRow, issuer, subject); user != 0 || err != nil {
+	if user, err = readForeign(db.Primary(ctx), s.db.QueryRow, issuer, subject); user != 0 || err != nil {
 		return user, err
 	}
 	id, err := s.ids.Next()
@@ -77,7 +78,7 @@ func (s *Service) foreignAccount(ctx context.Context, subject, name string) (use
 		}
 		user = u.ID
 		var key string
-		if u.Name, key, err = parseName("name", name); err != nil || reserved(key) {
+		if u.Name, key, err = handle.ParseName("name", name); err != nil || handle.Reserved(key) {
 			u.Name, key = derived, derived
 		}
 		if err = insertUser(ctx, tx, u, key, ""); levee.CodeOf(err) == levee.CodeConflict {
@@ -105,5 +106,5 @@ func (s *Service) ForeignSubject(ctx context.Context, user levee.UserID) (string
 	if s.foreign == nil {
 		return "", nil
 	}
-	return readForeignSubject(ctx, s.db.QueryRow, s.cfg.ForeignIssuer, user)
+	return readForeignSubject(db.Primary(ctx), s.db.QueryRow, s.cfg.ForeignIssuer, user)
 }

@@ -9,11 +9,11 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"levee"
 	"levee/internal/foreign"
+	"levee/internal/handle"
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
@@ -127,7 +127,7 @@ func (c Config) Validate() error {
 			return levee.Invalid("identity."+field, "at most 200 bytes", s)
 		}
 	}
-	if len(c.PhoneCountry) > 3 || !allDigits(c.PhoneCountry) || c.PhoneCountry[0] == '0' {
+	if len(c.PhoneCountry) > 3 || !handle.AllDigits(c.PhoneCountry) || c.PhoneCountry[0] == '0' {
 		return levee.Invalid("identity.phone_country", "1 to 3 digits that do not begin with 0", c.PhoneCountry)
 	}
 	if c.ForeignIssuer == c.Issuer {
@@ -145,6 +145,8 @@ type Deps struct {
 	Limits *limit.Limits
 	Events *event.Bus
 	Config Config
+	// Shared says that other processes may serve the same database: Run then follows what they commit.
+	Shared bool
 	// Key signs access tokens, and from its seed come the keys that authenticate refresh tokens and cookies.
 	Key ed25519.PrivateKey
 	// OldKeys are earlier values of Key. What they signed stays good until it expires, so a key is rolled by moving it
@@ -170,9 +172,7 @@ type Service struct {
 	cookies *verifiedCache // cookie values
 	live    *registry
 	metrics *metrics
-
-	setupMu   sync.Mutex // guards setupHash
-	setupHash [32]byte   // of the one-time set-up code; zero when there is none
+	shared  bool
 }
 
 // New builds the room. It panics on a key of the wrong length or a Config that Validate refuses: app checks both before.
@@ -184,7 +184,7 @@ func New(d Deps) *Service {
 	m := newMetrics(d.Obs.Metrics)
 	s := &Service{
 		db: d.DB, ids: d.IDs, sealer: d.Sealer, log: d.Obs.Named("identity"), now: d.Obs.Clock, limits: d.Limits,
-		events: d.Events, cfg: cfg, metrics: m,
+		events: d.Events, cfg: cfg, metrics: m, shared: d.Shared,
 		hasher:  newHasher(cfg, d.Obs.Clock, m),
 		signer:  newSigner(cfg, d.Obs.Clock, d.Key, d.OldKeys),
 		secrets: newSecrets(d.Sealer, d.Key, d.OldKeys),

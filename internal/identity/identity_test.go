@@ -17,6 +17,7 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/platformtest"
 	"levee/internal/platform/web"
 )
 
@@ -56,16 +57,12 @@ func newHouseOn(t testing.TB, o *obs.Obs, cfg Config, rates map[string]string) *
 		}
 	}
 	dir := t.TempDir()
-	d, err := db.Open(ctx, db.Config{URL: "sqlite:" + filepath.Join(dir, "levee.db")}, o)
-	must(err)
-	t.Cleanup(func() { must(d.Close()) })
+	d := platformtest.DB(t, dir, o, event.Schema(), web.Schema(), Schema())
 	ids, err := id.Open(ctx, id.Config{Dir: filepath.Join(dir, "id")}, o)
 	must(err)
 	t.Cleanup(func() { must(ids.Close()) })
 	sealKey := sha256.Sum256([]byte("seal"))
 	sealer, err := id.NewSealer(sealKey[:])
-	must(err)
-	_, err = d.Migrate(ctx, []db.Schema{event.Schema(), web.Schema(), Schema()})
 	must(err)
 	limits, err := limit.Open(limit.Config{Rates: rates}, o)
 	must(err)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/argon2"
 
 	"levee"
+	"levee/internal/handle"
 	"levee/internal/platform/obs"
 )
 
@@ -154,8 +155,8 @@ func newPassword(field, password, name, phone string) error {
 	if n := utf8.RuneCountInString(password); n < minPassword || n > maxPassword || len(password) > maxPasswordBytes {
 		return secretField(field, fmt.Sprintf("%d to %d characters", minPassword, maxPassword))
 	}
-	folded := foldName(password)
-	if (name != "" && folded == foldName(name)) || (phone != "" && strings.Trim(folded, "+") == strings.Trim(phone, "+")) {
+	folded := handle.Fold(password)
+	if (name != "" && folded == handle.Fold(name)) || (phone != "" && strings.Trim(folded, "+") == strings.Trim(phone, "+")) {
 		return secretField(field, "different from the name and the phone number")
 	}
 	if guessable(folded) {

@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
+	"levee/internal/handle"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -96,14 +97,14 @@ func FuzzPhone(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		number, err := parsePhone("phone", text, "86")
+		number, err := handle.ParsePhone("phone", text, "86")
 		if err != nil {
 			return
 		}
-		if len(number) < 8 || len(number) > 16 || number[0] != '+' || number[1] == '0' || !allDigits(number[1:]) {
+		if len(number) < 8 || len(number) > 16 || number[0] != '+' || number[1] == '0' || !handle.AllDigits(number[1:]) {
 			t.Fatalf("%q gave %q", text, number)
 		}
-		if again, err := parsePhone("phone", number, "1"); err != nil || again != number {
+		if again, err := handle.ParsePhone("phone", number, "1"); err != nil || again != number {
 			t.Fatalf("%q does not read itself: %q, %v", number, again, err)
 		}
 	})
@@ -115,22 +116,22 @@ func FuzzName(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		name, key, err := parseName("name", text)
+		name, key, err := handle.ParseName("name", text)
 		if err != nil {
 			return
 		}
-		if n := utf8.RuneCountInString(name); !utf8.ValidString(name) || n < minName || n > maxName ||
+		if n := utf8.RuneCountInString(name); !utf8.ValidString(name) || n < handle.MinName || n > handle.MaxName ||
 			strings.ContainsAny(name, " \n\t<>&\"'") {
 			t.Fatalf("%q gave %q", text, name)
 		}
 		for _, form := range []string{strings.ToUpper(name), strings.ToLower(name)} {
 			// Upper and lower case of a few letters are other words altogether (ß, İ); simple folding leaves them apart.
-			if strings.EqualFold(form, name) && foldName(form) != key {
-				t.Fatalf("%q and %q are one name but have the keys %q and %q", name, form, key, foldName(form))
+			if strings.EqualFold(form, name) && handle.Fold(form) != key {
+				t.Fatalf("%q and %q are one name but have the keys %q and %q", name, form, key, handle.Fold(form))
 			}
 		}
-		if foldName(key) != key {
-			t.Fatalf("folding %q again gives %q", key, foldName(key))
+		if handle.Fold(key) != key {
+			t.Fatalf("folding %q again gives %q", key, handle.Fold(key))
 		}
 	})
 }

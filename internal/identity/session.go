@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/handle"
 	"levee/internal/platform/db"
 	"levee/internal/platform/job"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/schedule"
 )
 
 // SignIn is what somebody shows to begin a session.
@@ -46,17 +48,17 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 	}
 	var key, phone string
 	if in.Name != "" {
-		if _, key, err = parseName("name", in.Name); err != nil {
+		if _, key, err = handle.ParseName("name", in.Name); err != nil {
 			return Grant{}, err
 		}
-	} else if phone, err = parsePhone("phone", in.Phone, s.cfg.PhoneCountry); err != nil {
+	} else if phone, err = handle.ParsePhone("phone", in.Phone, s.cfg.PhoneCountry); err != nil {
 		return Grant{}, err
 	}
 	account := key + phone // a name never begins with '+', so the two never meet
 	if err := s.limits.Allow(ctx, limit.SignInAccount, account).Err(); err != nil {
 		return Grant{}, err
 	}
-	row, err := readUserByLogin(ctx, s.db.QueryRow, key, phone)
+	row, err := readUserByLogin(db.Primary(ctx), s.db.QueryRow, key, phone)
 	if err != nil && levee.CodeOf(err) != levee.CodeNotFound {
 		return Grant{}, err
 	}
@@ -428,7 +430,7 @@ const (
 	sessionsKept = 30 * 24 * time.Hour
 )
 
-// FlushSeen writes when cookie sessions were last used, as far as this process knows. A periodic job calls it; at a stop it
+// FlushSeen writes when cookie sessions were last used, as far as this process knows. A job calls it; at a stop it
 // may be called once more.
 func (s *Service) FlushSeen(ctx context.Context) (err error) {
 	defer levee.Wrap(&err, "identity.FlushSeen")
@@ -469,10 +471,8 @@ func (s *Service) Prune(ctx context.Context) (err error) {
 	return nil
 }
 
-// Jobs returns the room's periodic work.
-func (s *Service) Jobs() []job.Registration {
-	return []job.Registration{
-		job.Every("identity.seen", time.Minute, job.Options{}, s.FlushSeen),
-		job.Every("identity.prune", time.Hour, job.Options{Timeout: 10 * time.Minute}, s.Prune),
-	}
+// Work returns the room's timed work.
+func (s *Service) Work() []schedule.Work {
+	return []schedule.Work{schedule.Every("identity.seen", time.Minute, job.Options{}, s.FlushSeen),
+		schedule.Every("identity.prune", time.Hour, job.Options{Timeout: 10 * time.Minute}, s.Prune)}
 }

@@ -12,6 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"levee"
+	"levee/internal/handle"
 	"levee/internal/platform/db"
 	"levee/internal/platform/obs"
 )
@@ -461,14 +462,14 @@ func TestPhones(t *testing.T) {
 		"+8613800138000": "+8613800138000", "+86 138-0013-8000": "+8613800138000", "0086 (138) 0013.8000": "+8613800138000",
 		"13800138000": "+8613800138000", " +44 20 7946 0958 ": "+442079460958", "0171 1234567": "+861711234567",
 	} {
-		if got, err := parsePhone("phone", text, "86"); err != nil || got != want {
+		if got, err := handle.ParsePhone("phone", text, "86"); err != nil || got != want {
 			t.Errorf("%q: got %q, %v", text, got, err)
 		}
 	}
 	for _, text := range []string{"", "+", "00", "abc", "+86138x", "1+2345678", "+0123456789", "+123456", "+1234567890123456",
 		"１３８００１３８０００",
 		strings.Repeat(" ", 40) + "+" + strings.Repeat("1", 33)} {
-		if got, err := parsePhone("phone", text, "86"); err == nil {
+		if got, err := handle.ParsePhone("phone", text, "86"); err == nil {
 			t.Errorf("%q gave %q", text, got)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/handle"
 	"levee/internal/platform/db"
 )
 
@@ -84,29 +85,15 @@ func oneUser(row *db.Row) (userRow, error) {
 	return userRow{User: u, hash: hash}, err
 }
 
-// insertUser stores a new account with its password's hash. A name or phone number that is taken is CodeConflict.
+// insertUser stores a new account with its password's hash. A name or phone number that is taken is CodeConflict. It does not look
+// for them first: that would lock the gaps into which all who sign up at this moment write.
 func insertUser(ctx context.Context, tx *db.Tx, u User, key, hash string) error {
-	for _, taken := range []struct{ field, value, query string }{
-		{"name", key, `SELECT id FROM identity_user WHERE name_key = ?`},
-		{"phone", u.Phone, `SELECT id FROM identity_user WHERE phone = ?`},
-	} {
-		if taken.value == "" {
-			continue
-		}
-		var id int64
-		switch err := tx.QueryRow(ctx, taken.query, taken.value).Scan(&id); {
-		case err == nil:
-			return takenError(taken.field)
-		case !errors.Is(err, db.ErrNoRows):
-			return err
-		}
-	}
 	_, err := tx.Exec(ctx, `INSERT INTO identity_user
 		(id, name, name_key, phone, roles, disabled, disabled_reason, version, created_at, updated_at)
 		VALUES (?, ?, ?, ?, ?, 0, '', 1, ?, ?)`,
 		int64(u.ID), u.Name, orNull(key), orNull(u.Phone), int64(u.Roles), u.CreatedAt.UnixMicro(), u.CreatedAt.UnixMicro())
-	if db.IsUnique(err) { // another node was first
-		return takenError("name")
+	if db.IsUnique(err) {
+		return whatIsTaken(ctx, tx, key)
 	}
 	if err != nil || hash == "" { // of a foreign issuer: it has no password
 		return err
@@ -114,6 +101,22 @@ func insertUser(ctx context.Context, tx *db.Tx, u User, key, hash string) error 
 	_, err = tx.Exec(ctx, `INSERT INTO identity_credential (user_id, kind, hash, changed_at) VALUES (?, ?, ?, ?)`,
 		int64(u.ID), credentialPassword, hash, u.CreatedAt.UnixMicro())
 	return err
+}
+
+// whatIsTaken names what a unique index refused of a new account: the folded name, or else the phone number.
+func whatIsTaken(ctx context.Context, tx *db.Tx, key string) error {
+	if key == "" {
+		return takenError("phone")
+	}
+	var id int64
+	switch err := tx.QueryRow(ctx, `SELECT id FROM identity_user WHERE name_key = ?`, key).Scan(&id); {
+	case err == nil:
+		return takenError("name")
+	case errors.Is(err, db.ErrNoRows):
+		return takenError("phone")
+	default:
+		return err
+	}
 }
 
 // readForeign returns the account of a foreign subject, or 0.
@@ -221,7 +224,7 @@ func listUsers(ctx context.Context, q query, f UserFilter) ([]User, error) {
 		where, args = append(where, condition), append(args, values...)
 	}
 	if f.Name != "" {
-		prefix := foldName(f.Name)
+		prefix := handle.Fold(f.Name)
 		and("u.name_key >= ? AND u.name_key < ?", prefix, prefix+"\U0010FFFF")
 	}
 	if f.Phone != "" {
@@ -241,8 +244,18 @@ func listUsers(ctx context.Context, q query, f UserFilter) ([]User, error) {
 	if f.Page.After != 0 {
 		and("u.id < ?", f.Page.After)
 	}
-	rows, err := q(ctx, `SELECT `+userColumns+` FROM identity_user u WHERE `+strings.Join(where, " AND ")+
-		` ORDER BY u.id DESC LIMIT ?`, append(args, f.Page.Limit+1)...)
+	return scanUsers(q(ctx, `SELECT `+userColumns+` FROM identity_user u WHERE `+strings.Join(where, " AND ")+
+		` ORDER BY u.id DESC LIMIT ?`, append(args, f.Page.Limit+1)...))
+}
+
+// changedUsers returns accounts that were changed after the given moment in microseconds (or in it, with a higher id), in that
+// order, at most n. One that was only made is not among them.
+func changedUsers(ctx context.Context, q query, at, after int64, n int) ([]User, error) {
+	return scanUsers(q(ctx, `SELECT `+userColumns+` FROM identity_user u WHERE u.updated_at >= ? AND (u.updated_at > ? OR u.id > ?)
+		AND u.version > 1 ORDER BY u.updated_at, u.id LIMIT ?`, at, at, after, n))
+}
+
+func scanUsers(rows *db.Rows, err error) ([]User, error) {
 	if err != nil {
 		return nil, err
 	}

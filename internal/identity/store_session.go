@@ -118,3 +118,24 @@ func deleteSessions(ctx context.Context, tx *db.Tx, before time.Time, n int) (in
 	}
 	return len(ids), nil
 }
+
+// endedRow is a session and when it ended, in microseconds.
+type endedRow struct{ session, at int64 }
+
+// endedSessions returns sessions that ended after the given moment (or in it, with a higher id), in that order, at most n.
+func endedSessions(ctx context.Context, q query, at, after int64, n int) (list []endedRow, err error) {
+	rows, err := q(ctx, `SELECT id, ended_at FROM identity_session WHERE ended_at >= ? AND (ended_at > ? OR id > ?)
+		ORDER BY ended_at, id LIMIT ?`, at, at, after, n)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e endedRow
+		if err := rows.Scan(&e.session, &e.at); err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, rows.Err()
+}

@@ -261,7 +261,7 @@ func (s *Service) loadSession(ctx context.Context, session, until int64) (sessio
 	// A second round is needed only when roles changed, or the clock jumped, between the read and learn.
 	for range 3 {
 		state := s.live.hold(session, until)
-		row, err := readSession(ctx, s.db.QueryRow, session)
+		row, err := readSession(db.Primary(ctx), s.db.QueryRow, session)
 		if errors.Is(err, db.ErrNoRows) {
 			return row, nil, endedSession()
 		}

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"levee"
+	"levee/internal/handle"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
@@ -80,15 +81,15 @@ func (s *Service) create(ctx context.Context, in NewUser, from Origin, action st
 	}
 	key, err := "", error(nil)
 	if in.Name != "" {
-		if u.Name, key, err = parseName("name", in.Name); err != nil {
+		if u.Name, key, err = handle.ParseName("name", in.Name); err != nil {
 			return User{}, err
 		}
-		if !reservedToo && reserved(key) {
+		if !reservedToo && handle.Reserved(key) {
 			return User{}, levee.Invalid("name", "one that could not be taken for the house itself", u.Name)
 		}
 	}
 	if in.Phone != "" {
-		if u.Phone, err = parsePhone("phone", in.Phone, s.cfg.PhoneCountry); err != nil {
+		if u.Phone, err = handle.ParsePhone("phone", in.Phone, s.cfg.PhoneCountry); err != nil {
 			return User{}, err
 		}
 	}
@@ -117,7 +118,7 @@ func (s *Service) create(ctx context.Context, in NewUser, from Origin, action st
 		if err := insertUser(ctx, tx, u, key, hash); err != nil {
 			return err
 		}
-		after := map[string]any{"name": u.Name, "phone": mask(u.Phone), "roles": u.Roles.Names()}
+		after := map[string]any{"name": u.Name, "phone": handle.Mask(u.Phone), "roles": u.Roles.Names()}
 		if err := s.RecordTx(ctx, tx, Act{Action: action, Kind: levee.KindUser, Subject: id, After: after}, from); err != nil {
 			return err
 		}
@@ -146,11 +147,11 @@ func (s *Service) List(ctx context.Context, f UserFilter) (list []User, more boo
 	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
 		return nil, false, err
 	}
-	if utf8.RuneCountInString(f.Name) > maxName {
-		return nil, false, levee.Invalid("name", fmt.Sprintf("at most %d characters", maxName), f.Name)
+	if utf8.RuneCountInString(f.Name) > handle.MaxName {
+		return nil, false, levee.Invalid("name", fmt.Sprintf("at most %d characters", handle.MaxName), f.Name)
 	}
 	if f.Phone != "" {
-		if f.Phone, err = parsePhone("phone", f.Phone, s.cfg.PhoneCountry); err != nil {
+		if f.Phone, err = handle.ParsePhone("phone", f.Phone, s.cfg.PhoneCountry); err != nil {
 			return nil, false, err
 		}
 	}
@@ -291,7 +292,7 @@ func (s *Service) ChangePassword(ctx context.Context, current, next obs.Secret, 
 	if err := boundPassword("current", current.Reveal()); err != nil {
 		return 0, err
 	}
-	row, err := readUser(ctx, s.db.QueryRow, actor.User)
+	row, err := readUser(db.Primary(ctx), s.db.QueryRow, actor.User)
 	if err != nil {
 		return 0, err
 	}
@@ -323,7 +324,7 @@ func (s *Service) SetPassword(ctx context.Context, id levee.UserID, next obs.Sec
 	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
 		return err
 	}
-	row, err := readUser(ctx, s.db.QueryRow, id)
+	row, err := readUser(db.Primary(ctx), s.db.QueryRow, id)
 	if err != nil {
 		return err
 	}

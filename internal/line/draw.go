@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"levee"
@@ -71,6 +72,10 @@ func (s *Service) freeze(ctx context.Context, of levee.SaleID) (d draw, err erro
 	err = s.DB.Tx(ctx, "line.freeze", func(ctx context.Context, tx *db.Tx) error {
 		v, free, err := s.termsTx(ctx, tx, of)
 		if err != nil {
+			return err
+		}
+		// As those who join do: whoever waits for them here does not hold what they need.
+		if _, _, err := s.headTx(ctx, tx, of); err != nil {
 			return err
 		}
 		found := false
@@ -164,7 +169,6 @@ func (s *Service) publishResults(ctx context.Context, d draw, text []byte, n int
 	if err := s.step("draw.results_written"); err != nil {
 		return err
 	}
-	p := fullPlaces(n)
 	return s.DB.Tx(ctx, "line.drawn", func(ctx context.Context, tx *db.Tx) error {
 		v, _, err := s.termsTx(ctx, tx, d.sale)
 		if err != nil {
@@ -173,15 +177,27 @@ func (s *Service) publishResults(ctx context.Context, d draw, text []byte, n int
 		if v.State == sale.StateEnded {
 			return levee.E(levee.CodeEnded, "the sale was ended while its draw was under way; nothing was drawn")
 		}
+		h, _, err := s.headTx(ctx, tx, d.sale)
+		if err != nil {
+			return err
+		}
 		d.state, d.drawnAt = drawDone, s.Obs.Clock().UTC().Truncate(time.Microsecond)
 		first, err := s.stepDrawTx(ctx, tx, d, drawListed)
 		if err != nil || !first {
 			return err
 		}
-		if err := s.setLastPlaceTx(ctx, tx, d.sale, n); err != nil {
+		h.last = n
+		seq, err := s.numberTx(ctx, tx, &h)
+		if err != nil {
 			return err
 		}
-		tx.AtCommit(func() { s.book.set(d.sale, p) })
+		p := fullPlaces(n, seq)
+		tx.AtCommit(func() {
+			s.book.put(d.sale, p)
+			if s.ring != nil {
+				s.ring()
+			}
+		})
 		tx.AfterCommit(func() { s.announce(d.sale) })
 		if err := s.Events.Emit(ctx, tx, Drawn{Sale: d.sale, Entries: n, Winners: d.winners, At: d.drawnAt}); err != nil {
 			return err
@@ -192,14 +208,13 @@ func (s *Service) publishResults(ctx context.Context, d draw, text []byte, n int
 
 // putText writes a text in parts. Written again it is the same.
 func (s *Service) putText(ctx context.Context, of levee.SaleID, kind int, text []byte) error {
-	for part := 0; len(text) > 0; {
+	parts := slices.Collect(slices.Chunk(text, textPart))
+	for first := 0; first < len(parts); first += textAtOnce {
 		err := s.DB.Tx(ctx, "line.text", func(ctx context.Context, tx *db.Tx) error {
-			for n := 0; n < textAtOnce && len(text) > 0; n++ {
-				body := text[:min(len(text), textPart)]
-				if err := s.putTextTx(ctx, tx, of, kind, part, body); err != nil {
+			for part := first; part < min(first+textAtOnce, len(parts)); part++ {
+				if err := s.putTextTx(ctx, tx, of, kind, part, parts[part]); err != nil {
 					return err
 				}
-				text, part = text[len(body):], part+1
 			}
 			return nil
 		})

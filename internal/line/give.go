@@ -29,9 +29,6 @@ func (s *Service) giveTx(ctx context.Context, tx *db.Tx, v *sale.Sale, n int64) 
 	if !gives(v, s.Obs.Clock()) {
 		return false, nil
 	}
-	if waits, err := someWaitTx(ctx, tx, v.ID); err != nil || !waits {
-		return false, err
-	}
 	h, found, err := s.headTx(ctx, tx, v.ID)
 	if err != nil || !found || h.state == headOver {
 		return false, err
@@ -39,7 +36,10 @@ func (s *Service) giveTx(ctx context.Context, tx *db.Tx, v *sale.Sale, n int64) 
 	if ordered, err := s.inOrderTx(ctx, tx, h); err != nil || !ordered {
 		return false, err
 	}
-	free, _, err := s.Sales.FreeTx(ctx, tx, v.ID)
+	if waits, err := someWaitTx(ctx, tx, v.ID); err != nil || !waits {
+		return false, err
+	}
+	_, free, _, err := s.Sales.FreeTx(ctx, tx, v.ID)
 	if err != nil {
 		return false, err
 	}
@@ -53,7 +53,7 @@ func (s *Service) giveTx(ctx context.Context, tx *db.Tx, v *sale.Sale, n int64) 
 			return false, err
 		}
 		n -= int64(len(next))
-		if free, err = s.offerTx(ctx, tx, v, next, free); err != nil {
+		if free, err = s.offerTx(ctx, tx, v, &h, next, free); err != nil {
 			return false, err
 		}
 	}
@@ -66,7 +66,7 @@ func gives(v *sale.Sale, now time.Time) bool {
 }
 
 // offerTx asks sale for units for entries in their order, writes what came of each, and returns how many units are still free.
-func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *sale.Sale, next []Entry, free int64) (int64, error) {
+func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *sale.Sale, h *head, next []Entry, free int64) (int64, error) {
 	grants := make([]sale.Grant, len(next))
 	for i, e := range next {
 		grants[i] = sale.Grant{Buyer: e.Buyer, Quantity: e.want, Key: "line " + s.entryRef(e.ID)}
@@ -96,7 +96,7 @@ func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *sale.Sale, next []E
 			e.State, e.Reason = StateLost, string(levee.CodeOf(g.Why))
 			events = append(events, Lost{Entry: e.ID, Sale: e.Sale, Buyer: e.Buyer, Reason: e.Reason, At: s.Obs.Clock().UTC()})
 		}
-		if err := s.moveTx(ctx, tx, e, StateWaiting); err != nil {
+		if err := s.moveTx(ctx, tx, h, e, StateWaiting); err != nil {
 			return free, err
 		}
 		tx.AfterCommit(func() { s.tell(*e) })
@@ -167,18 +167,18 @@ func (s *Service) saleChanged(ctx context.Context, tx *db.Tx, e sale.StateChange
 
 // orderPaid ends an offer well. An order whose money came after its cancellation, and that lives again, does so, too.
 func (s *Service) orderPaid(ctx context.Context, tx *db.Tx, p order.Paid) error {
-	e, found, err := entryByReservation(ctx, tx, levee.ReservationID(p.Order))
+	h, e, found, err := s.offerOfTx(ctx, tx, p.Order)
 	if err != nil || !found || e.State != StateOffered && e.State != StateLapsed {
 		return err
 	}
 	was := e.State
 	e.State, e.Reason = StateOrdered, ""
-	return s.toldTx(ctx, tx, &e, was)
+	return s.toldTx(ctx, tx, &h, &e, was)
 }
 
 // orderCancelled ends an offer badly. Its units went to the next in line when the order was cancelled.
 func (s *Service) orderCancelled(ctx context.Context, tx *db.Tx, c order.Cancelled) error {
-	e, found, err := entryByReservation(ctx, tx, levee.ReservationID(c.Order))
+	h, e, found, err := s.offerOfTx(ctx, tx, c.Order)
 	if err != nil || !found || e.State != StateOffered {
 		return err
 	}
@@ -186,14 +186,27 @@ func (s *Service) orderCancelled(ctx context.Context, tx *db.Tx, c order.Cancell
 	if !c.At.Before(e.PayBy) {
 		e.Reason = ReasonUnpaid
 	}
-	if err := s.toldTx(ctx, tx, &e, StateOffered); err != nil {
+	if err := s.toldTx(ctx, tx, &h, &e, StateOffered); err != nil {
 		return err
 	}
 	return s.Events.Emit(ctx, tx, Lost{Entry: e.ID, Sale: e.Sale, Buyer: e.Buyer, Reason: e.Reason, At: c.At})
 }
 
-func (s *Service) toldTx(ctx context.Context, tx *db.Tx, e *Entry, from State) error {
-	if err := s.moveTx(ctx, tx, e, from); err != nil {
+// offerOfTx finds the entry whose offer an order is, and locks its line and then the entry, as everybody does.
+func (s *Service) offerOfTx(ctx context.Context, tx *db.Tx, o levee.OrderID) (h head, e Entry, found bool, err error) {
+	r := levee.ReservationID(o)
+	// Outside of the transaction, which would lock it first. It was committed with its order, and its line never changes.
+	if e, found, err = entryByReservation(ctx, s.DB, r); err != nil || !found {
+		return h, e, found, err
+	}
+	if h, _, err = s.headTx(ctx, tx, e.Sale); err == nil {
+		e, found, err = entryByReservation(ctx, tx, r)
+	}
+	return h, e, found, err
+}
+
+func (s *Service) toldTx(ctx context.Context, tx *db.Tx, h *head, e *Entry, from State) error {
+	if err := s.moveTx(ctx, tx, h, e, from); err != nil {
 		return err
 	}
 	tx.AfterCommit(func() { s.tell(*e) })

@@ -10,12 +10,14 @@ import (
 	"levee"
 	"levee/internal/admission"
 	"levee/internal/catalog"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
 	"levee/internal/platform/job"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/platformtest"
+	"levee/internal/platform/web"
 	"levee/internal/sale"
 )
 
@@ -29,6 +31,9 @@ type house struct {
 	lines   *Service
 	sku     levee.SKUID
 	stop    func()
+	// Of one node among several; else nil.
+	gates func(levee.SaleID, int) *gate.Gate
+	bell  func(string, func()) func()
 }
 
 type testClock struct {
@@ -59,10 +64,19 @@ func newHouse(t testing.TB) *house {
 	return openHouse(t, t.TempDir(), time.Now())
 }
 
+func houseSchemas() []db.Schema {
+	return []db.Schema{catalog.Schema(), order.Schema(), sale.Schema(), Schema()}
+}
+
+// withParts puts the schemas of the parts before those of the rooms.
+func withParts() []db.Schema {
+	return append([]db.Schema{event.Schema(), job.Schema(), web.Schema()}, houseSchemas()...)
+}
+
 // openHouse starts a house in a folder that may hold another's data.
 func openHouse(t testing.TB, dir string, now time.Time) *house {
 	t.Helper()
-	h := &house{Platform: platformtest.Open(t, dir, catalog.Schema(), order.Schema(), sale.Schema(), Schema()), clock: &testClock{now: now}, stop: func() {}}
+	h := &house{Platform: platformtest.Open(t, dir, houseSchemas()...), clock: &testClock{now: now}, stop: func() {}}
 	h.start(t)
 	t.Cleanup(func() { h.stop() })
 	return h
@@ -88,9 +102,10 @@ func (h *house) start(t testing.TB) {
 	door, err := admission.New(admission.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Push: h.Push, Limits: h.Limits, Key: platformtest.Key(2)})
 	must(err)
 	h.sales, err = sale.New(sale.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Events: h.Events, Push: h.Push, Catalog: h.catalog,
-		Orders: h.orders, Admission: door})
+		Orders: h.orders, Admission: door, Gates: h.gates})
 	must(err)
-	h.lines, err = New(Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Events: h.Events, Jobs: h.Jobs, Push: h.Push, Sales: h.sales, Key: platformtest.Key(3)})
+	h.lines, err = New(Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Events: h.Events, Jobs: h.Jobs, Push: h.Push, Sales: h.sales, Key: platformtest.Key(3),
+		Bell: h.bell})
 	must(err)
 	must(h.Events.Register(h.lines.Listeners()...))
 	must(h.Jobs.Register(h.lines.Jobs()...))
@@ -229,6 +244,27 @@ func (h *house) ordersOf(t testing.TB, n int, state order.State) (list []levee.O
 // holds checks every promise of the room and the books of the sale.
 func (h *house) holds(t testing.TB, v *sale.Sale) {
 	t.Helper()
+	all, waiting, offered, entered := h.holdsBooks(t, v)
+	if p := h.lines.book.of(v.ID); p != nil && p.inOrder {
+		if c := p.counts(); c != (counts{waiting, offered, entered}) {
+			t.Fatalf("memory counts %+v, SQL %d waiting, %d offered, %d entered", c, waiting, offered, entered)
+		}
+		before := int64(0)
+		for _, e := range all {
+			if e.State != StateWaiting {
+				continue
+			}
+			if ahead, _ := p.ahead(e.Place); ahead != before { // all is sorted by place where there is no reservation
+				t.Fatalf("%d wait before place %d, memory says %d", before, e.Place, ahead)
+			}
+			before++
+		}
+	}
+}
+
+// holdsBooks checks what is in SQL, and tells what is.
+func (h *house) holdsBooks(t testing.TB, v *sale.Sale) (all []Entry, waiting, offered, entered int64) {
+	t.Helper()
 	a, err := h.sales.Prove(t.Context(), v.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -236,11 +272,11 @@ func (h *house) holds(t testing.TB, v *sale.Sale) {
 	if !a.Balanced() || !a.GateAgrees() {
 		t.Fatalf("the books do not balance: %v; stock %+v, gate %+v", a.Problems, a.Stock, a.Gate)
 	}
-	all, err := entries(t.Context(), h.DB, "sale_id=? ORDER BY reservation_id, place", v.ID)
+	all, err = entries(t.Context(), h.DB, "sale_id=? ORDER BY reservation_id, place", v.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var waiting, offered, entered, last int64
+	var last int64
 	alive, orders := map[levee.UserID]bool{}, map[levee.ReservationID]bool{}
 	for _, e := range all {
 		if e.State.alive() {
@@ -286,28 +322,11 @@ func (h *house) holds(t testing.TB, v *sale.Sale) {
 		}
 	}
 	now := h.clock.Now()
-	cur, err := h.sales.ByID(t.Context(), v.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cur := a.Sale // as SQL has it: this node may not have seen yet what another one changed
 	if waiting > 0 && a.Stock.Remaining > 0 && gives(cur, now) && (cur.Mode != sale.ModeDraw || !now.Before(cur.DrawAt)) {
 		t.Fatalf("%d units are free while %d wait and the sale is open", a.Stock.Remaining, waiting)
 	}
-	if p := h.lines.book.of(v.ID); p != nil && p.inOrder {
-		if c := p.counts(); c != (counts{waiting, offered, entered}) {
-			t.Fatalf("memory counts %+v, SQL %d waiting, %d offered, %d entered", c, waiting, offered, entered)
-		}
-		before := int64(0)
-		for _, e := range all {
-			if e.State != StateWaiting {
-				continue
-			}
-			if ahead, _ := p.ahead(e.Place); ahead != before { // all is sorted by place where there is no reservation
-				t.Fatalf("%d wait before place %d, memory says %d", before, e.Place, ahead)
-			}
-			before++
-		}
-	}
+	return all, waiting, offered, entered
 }
 
 func wantCode(t testing.TB, err error, want levee.Code) {

@@ -83,16 +83,19 @@ func (s *Service) view(e Entry, over bool) entryView {
 	}
 	p := s.book.of(e.Sale)
 	// Between the first rank that is written and the results that are published, nobody has a place yet.
-	secret := e.Draw && (p != nil && !p.inOrder || e.State == StateEntered)
+	secret := e.Draw && (e.State == StateEntered || p == nil && e.State == StateWaiting || p != nil && !p.inOrder)
 	if p != nil {
 		before, waiting := p.ahead(e.Place)
+		if e.seq > p.at() { // another node changed it a moment ago
+			s.heard()
+		}
 		switch {
 		case secret:
 			v.Waiting = p.counts().Entered
 		default:
 			v.Waiting = waiting
 			if e.State == StateWaiting {
-				v.Position = new(before + 1)
+				v.Position, v.Waiting = new(before+1), max(waiting, before+1)
 			}
 		}
 	}

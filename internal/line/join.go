@@ -51,7 +51,7 @@ func (s *Service) JoinTx(ctx context.Context, tx *db.Tx, of levee.SaleID, buyer 
 		}
 		return old, nil
 	}
-	if err := s.mayJoinTx(ctx, tx, v, h, free); err != nil {
+	if err := s.mayJoinTx(ctx, tx, v, &h, free); err != nil {
 		return e, err
 	}
 	switch times, err := timesInTx(ctx, tx, of, buyer.User); {
@@ -68,10 +68,14 @@ func (s *Service) JoinTx(ctx context.Context, tx *db.Tx, of levee.SaleID, buyer 
 		EnteredAt: s.Obs.Clock().UTC().Truncate(time.Microsecond)}
 	e.UpdatedAt = e.EnteredAt
 	if h.draw {
+		h.entered++
 		err = s.countEntryTx(ctx, tx, of, 1)
 	} else {
 		e.State, e.Place = StateWaiting, h.last+1
-		err = s.setLastPlaceTx(ctx, tx, of, e.Place)
+		h.last = e.Place
+	}
+	if err == nil {
+		e.seq, err = s.numberTx(ctx, tx, &h)
 	}
 	if err != nil {
 		return e, err
@@ -79,12 +83,12 @@ func (s *Service) JoinTx(ctx context.Context, tx *db.Tx, of levee.SaleID, buyer 
 	if err := s.insertEntryTx(ctx, tx, e); err != nil {
 		return e, err
 	}
-	s.follows(tx, e, 0)
+	s.follows(tx, h, e)
 	return e, nil
 }
 
 // mayJoinTx refuses by the sale's terms and the clock.
-func (s *Service) mayJoinTx(ctx context.Context, tx *db.Tx, v *sale.Sale, h head, free int64) error {
+func (s *Service) mayJoinTx(ctx context.Context, tx *db.Tx, v *sale.Sale, h *head, free int64) error {
 	now := s.Obs.Clock()
 	switch {
 	case v.State == sale.StateDraft:
@@ -96,6 +100,7 @@ func (s *Service) mayJoinTx(ctx context.Context, tx *db.Tx, v *sale.Sale, h head
 	}
 	if h.draw {
 		d, _, err := drawOf(ctx, tx, v.ID)
+		h.entered = d.entries
 		switch {
 		case err != nil:
 			return err
@@ -130,11 +135,11 @@ func (s *Service) ensureTx(ctx context.Context, tx *db.Tx, v *sale.Sale) (head, 
 	if err != nil || found || v.State == sale.StateDraft {
 		return h, err
 	}
-	h.draw, h.state = v.Mode == sale.ModeDraw, headAlive
+	h.draw, h.state = v.Mode == sale.ModeDraw, headAlive // its changes begin at 1
 	if err := s.insertHeadTx(ctx, tx, v.ID, h.draw); err != nil {
 		return h, err
 	}
-	tx.AtCommit(func() { s.book.set(v.ID, newPlaces(!h.draw)) })
+	tx.AtCommit(func() { s.book.put(v.ID, newPlaces(!h.draw)) })
 	if !h.draw {
 		return h, nil
 	}
@@ -184,6 +189,7 @@ func (s *Service) Leave(ctx context.Context, of levee.SaleID, buyer levee.UserID
 			case d.state == drawFrozen || d.state == drawListed:
 				return levee.E(levee.CodeEntriesClosed, "the entries are closed and the draw is under way; wait for its result").After(time.Second)
 			case d.state == drawTaking:
+				h.entered = d.entries - 1
 				if err := s.countEntryTx(ctx, tx, of, -1); err != nil {
 					return err
 				}
@@ -191,13 +197,16 @@ func (s *Service) Leave(ctx context.Context, of levee.SaleID, buyer levee.UserID
 		}
 		was := e.State
 		e.State = StateLeft
-		return s.moveTx(ctx, tx, &e, was)
+		return s.moveTx(ctx, tx, &h, &e, was)
 	})
 }
 
 // moveTx writes an entry's step, and lets memory and metrics follow it. That the entry is not in the state from is a defect: it
-// was read in this transaction.
-func (s *Service) moveTx(ctx context.Context, tx *db.Tx, e *Entry, from State) error {
+// was read in this transaction, after its line was locked.
+func (s *Service) moveTx(ctx context.Context, tx *db.Tx, h *head, e *Entry, from State) (err error) {
+	if e.seq, err = s.numberTx(ctx, tx, h); err != nil {
+		return err
+	}
 	moved, err := s.moveEntryTx(ctx, tx, e, from)
 	if err == nil && !moved {
 		err = levee.E(levee.CodeInternal, "the entry %d is not %s any more", e.ID, from)
@@ -205,25 +214,12 @@ func (s *Service) moveTx(ctx context.Context, tx *db.Tx, e *Entry, from State) e
 	if err != nil {
 		return err
 	}
-	s.follows(tx, *e, from)
+	s.follows(tx, *h, *e)
 	return nil
 }
 
-// follows lets places and metrics follow an entry's step from one state (0: it is new) to its own.
-func (s *Service) follows(tx *db.Tx, e Entry, from State) {
-	var waiting, offered, entered int64
-	count := func(state State, by int64) {
-		switch state {
-		case StateEntered:
-			entered += by
-		case StateWaiting:
-			waiting += by
-		case StateOffered:
-			offered += by
-		}
-	}
-	count(from, -1)
-	count(e.State, 1)
-	tx.AtCommit(func() { s.book.move(e.Sale, e.Place, waiting, offered, entered) })
+// follows lets places and metrics follow an entry's step.
+func (s *Service) follows(tx *db.Tx, h head, e Entry) {
+	tx.AtCommit(func() { s.took(h.sale, change{e.Place, e.seq, e.State}, h.entered) })
 	tx.AfterCommit(func() { s.metrics.steps.WithLabelValues(e.State.String()).Inc() })
 }

@@ -22,6 +22,7 @@ import (
 	"context"
 	"embed"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"levee"
@@ -29,6 +30,7 @@ import (
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
 	"levee/internal/platform/job"
+	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
 	"levee/internal/sale"
@@ -42,7 +44,7 @@ func Schema() db.Schema { return db.Schema{Owner: "line", FS: schemaFS} }
 
 // Bounds of a line.
 const (
-	maxPlaces  = 2_000_000 // places given out in one line; a place costs 4 bytes of memory
+	maxPlaces  = 2_000_000 // places given out in one line; a place costs 4.25 bytes of memory
 	maxEntries = 1_000_000 // of a draw; they are shuffled in memory at about 300 bytes each
 	maxTimes   = 20        // a buyer may join one line, leave it and join it again
 	atOnce     = 4096      // entries that one transaction gives units to
@@ -60,6 +62,9 @@ type Deps struct {
 	Push   *push.Hub
 	Sales  *sale.Service
 	Key    []byte
+	// Bell joins a bell that the nodes of a house share: ring tells the others, wake is called when another one rang. Neither waits, and
+	// rings may be lost: then it takes half a second. Nil: this process is the only one.
+	Bell func(name string, wake func()) (ring func())
 }
 
 // Service is the room. Safe for concurrent use.
@@ -69,19 +74,28 @@ type Service struct {
 	metrics *metrics
 	seals   *seals
 	book    book
+	term    atomic.Pointer[node.Term]
+	ring    func()        // tells the other nodes that a line was changed, or nil
+	rung    chan struct{} // holds one signal while there is something to follow
 	follow  *job.Kind[followArgs]
 	fault   func(step string) error // set by tests only: what fails or dies at a named step
+	cut     func(what string) bool  // set by tests only: looks that fail, commits that nobody hears of
 }
 
 // New builds the room and joins it to sale: from here on it is asked first when units become free. It fails with CodeInvalid
 // for a key that has not 32 bytes. Call Warm before the server listens.
 func New(d Deps) (_ *Service, err error) {
 	defer levee.Wrap(&err, "line.New")
-	s := &Service{Deps: d, log: d.Obs.Named("line"), metrics: newMetrics(d.Obs.Metrics), book: book{lines: map[levee.SaleID]*places{}}}
+	s := &Service{Deps: d, log: d.Obs.Named("line"), metrics: newMetrics(d.Obs.Metrics), book: book{lines: map[levee.SaleID]*places{}},
+		rung: make(chan struct{}, 1)}
+	s.term.Store(&node.Term{})
 	if s.seals, err = newSeals(d.Key); err != nil {
 		return nil, err
 	}
 	s.follow = job.Define("line.give", job.Options{Pool: "line"}, s.giveRest)
+	if d.Bell != nil {
+		s.ring = d.Bell("line", s.heard)
+	}
 	d.Sales.OnFree(s.onFree)
 	d.Sales.LineNumbers(s.Numbers)
 	return s, nil
@@ -151,6 +165,7 @@ type Entry struct {
 	UpdatedAt   time.Time
 
 	want int32 // what the offer asks for: what a draw's winner won, else Quantity
+	seq  int64 // of its last change, among those of its line
 }
 
 // Order returns the offer's order: the reservation's number.
@@ -170,33 +185,7 @@ func (s *Service) Numbers(of levee.SaleID) (waiting, offered int64) {
 // Warm loads the places of every line that is alive. It is called once before the server listens, and is safe to call again.
 func (s *Service) Warm(ctx context.Context) (err error) {
 	defer levee.Wrap(&err, "line.Warm")
-	heads, err := s.alive(ctx)
-	if err != nil {
-		return err
-	}
-	for _, h := range heads {
-		// In a writing transaction, so that nothing changes between what is read and what is loaded.
-		err := s.DB.Tx(ctx, "line.load", func(ctx context.Context, tx *db.Tx) error {
-			h, _, err := s.headTx(ctx, tx, h.sale)
-			if err != nil {
-				return err
-			}
-			drawn, err := s.inOrderTx(ctx, tx, h)
-			if err != nil {
-				return err
-			}
-			p, err := load(ctx, tx, h, drawn)
-			if err != nil {
-				return err
-			}
-			tx.AtCommit(func() { s.book.set(h.sale, p) })
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.look(ctx)
 }
 
 // inOrderTx reports whether the line has its order: a waiting list always, a draw's once it is drawn.
@@ -208,13 +197,10 @@ func (s *Service) inOrderTx(ctx context.Context, tx *db.Tx, h head) (bool, error
 	return found && d.state == drawDone, err
 }
 
-// termsTx returns a sale's terms and how many of its units are free by SQL. The terms are those that this node sells by: they may
-// be one transaction old within a group commit, which every use of them bears, because sale.GrantTx reads them again.
+// termsTx returns a sale's terms and how many of its units are free, both by SQL in this transaction: another node may have changed the
+// terms a moment ago. The sale is locked.
 func (s *Service) termsTx(ctx context.Context, tx *db.Tx, of levee.SaleID) (v *sale.Sale, free int64, err error) {
-	if v, err = s.Sales.ByID(ctx, of); err != nil {
-		return nil, 0, err
-	}
-	_, stock, err := s.Sales.FreeTx(ctx, tx, of)
+	v, _, stock, err := s.Sales.FreeTx(ctx, tx, of)
 	return v, stock.Remaining, err
 }
 

@@ -28,11 +28,8 @@ type numbersView struct {
 }
 
 // publish tells the pages of a sale how long its line is.
-func (s *Service) publish(of levee.SaleID, c counts) {
-	view := numbersView{Sale: s.saleRef(of), Drawn: true, Entries: c.Entered, Waiting: c.Waiting, Offered: c.Offered, At: s.Obs.Clock().UTC()}
-	if p := s.book.of(of); p != nil {
-		view.Drawn = p.inOrder
-	}
+func (s *Service) publish(of levee.SaleID, drawn bool, c counts) {
+	view := numbersView{Sale: s.saleRef(of), Drawn: drawn, Entries: c.Entered, Waiting: c.Waiting, Offered: c.Offered, At: s.Obs.Clock().UTC()}
 	body, err := json.Marshal(view)
 	if err != nil {
 		s.log.Error("a line's numbers cannot be shown", "err", err)

@@ -243,17 +243,14 @@ func TestMuchAtOnce(t *testing.T) {
 	v := h.open(t, 1, 1)
 	h.buys(t, v, 1, 1, "a")
 	const n = atOnce + 300
-	var err error
-	for i := 0; i < n && err == nil; {
-		err = h.DB.Tx(t.Context(), "test.join", func(ctx context.Context, tx *db.Tx) error {
-			for ; i < n; i++ {
-				if _, err := h.lines.JoinTx(ctx, tx, v.ID, buyer(100+i), 1); err != nil {
-					return err
-				}
+	err := h.DB.Tx(t.Context(), "test.join", func(ctx context.Context, tx *db.Tx) error {
+		for i := range n {
+			if _, err := h.lines.JoinTx(ctx, tx, v.ID, buyer(100+i), 1); err != nil {
+				return err
 			}
-			return nil
-		})
-	}
+		}
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

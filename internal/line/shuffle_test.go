@@ -253,37 +253,3 @@ func TestSeedsAreSealed(t *testing.T) {
 		t.Error("a short key is taken")
 	}
 }
-
-// TestPlaces holds the tree against a plain count.
-func TestPlaces(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 6))
-	for range 50 {
-		n := 1 + r.Int64N(300)
-		p, waits := newPlaces(true), map[int64]bool{}
-		if r.IntN(2) == 0 {
-			p = fullPlaces(n)
-			for i := int64(1); i <= n; i++ {
-				waits[i] = true
-			}
-		}
-		for range 400 {
-			place := 1 + r.Int64N(n+50)
-			if waits[place] {
-				p.move(place, -1, 0, 0)
-				delete(waits, place)
-			} else {
-				p.move(place, 1, 0, 0)
-				waits[place] = true
-			}
-			ask, before := 1+r.Int64N(n+100), int64(0)
-			for w := range waits {
-				if w < ask {
-					before++
-				}
-			}
-			if got, all := p.ahead(ask); got != before || all != int64(len(waits)) {
-				t.Fatalf("%d of %d wait before %d, the tree says %d of %d", before, len(waits), ask, got, all)
-			}
-		}
-	}
-}

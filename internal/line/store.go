@@ -45,14 +45,24 @@ type head struct {
 	draw  bool
 	last  int64
 	state int
+	seq   int64 // of the line's last change
+	given bool  // in this transaction: its changes share one number
+	// entered is how many have entered a draw that takes entries; -1 where it is not known or does not change.
+	entered int64
+	drawn   int  // the draw's state; of alive only
+	waits   bool // somebody waits, or has his place and does not know it yet; of alive only
 }
+
+// inOrder reports whether the line has its order: a waiting list always, a draw's once it is drawn. For heads of alive.
+func (h head) inOrder() bool { return !h.draw || h.drawn == drawDone }
 
 // headTx reads a sale's row and locks it, so that those who join one line follow each other on every engine; ok is false where
 // there is none.
 func (s *Service) headTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (h head, ok bool, err error) {
-	h.sale = sale
+	h.sale, h.entered = sale, -1
 	var draw int
-	err = tx.QueryRow(ctx, "SELECT draw, last_place, state FROM line_head WHERE sale_id=?"+s.DB.Dialect().ForUpdate(), sale).Scan(&draw, &h.last, &h.state)
+	err = tx.QueryRow(ctx, "SELECT draw, last_place, state, seq FROM line_head WHERE sale_id=?"+s.DB.Dialect().ForUpdate(), sale).
+		Scan(&draw, &h.last, &h.state, &h.seq)
 	if errors.Is(err, db.ErrNoRows) {
 		return h, false, nil
 	}
@@ -65,9 +75,14 @@ func (s *Service) insertHeadTx(ctx context.Context, tx *db.Tx, sale levee.SaleID
 	return err
 }
 
-func (s *Service) setLastPlaceTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, place int64) error {
-	_, err := tx.Exec(ctx, "UPDATE line_head SET last_place=? WHERE sale_id=?", place, sale)
-	return err
+// numberTx gives the changes of a line in this transaction their number, and writes it with the last place. The line is locked.
+func (s *Service) numberTx(ctx context.Context, tx *db.Tx, h *head) (int64, error) {
+	if h.given {
+		return h.seq, nil
+	}
+	h.seq, h.given = h.seq+1, true
+	_, err := tx.Exec(ctx, "UPDATE line_head SET last_place=?, seq=? WHERE sale_id=?", h.last, h.seq, h.sale)
+	return h.seq, err
 }
 
 func (s *Service) endHeadTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) error {
@@ -77,12 +92,14 @@ func (s *Service) endHeadTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) e
 
 // alive lists the lines whose sales are not over, oldest first.
 func (s *Service) alive(ctx context.Context) (list []head, err error) {
-	rows, err := s.DB.Query(ctx, "SELECT sale_id, draw, last_place, state FROM line_head WHERE state=? ORDER BY sale_id", headAlive)
+	rows, err := s.DB.Query(ctx, "SELECT h.sale_id, h.draw, h.last_place, h.state, h.seq, COALESCE(d.state, 0), COALESCE(d.entries, 0), "+
+		"EXISTS (SELECT 1 FROM line_entry e WHERE e.sale_id=h.sale_id AND e.state=?) "+
+		"FROM line_head h LEFT JOIN line_draw d ON d.sale_id=h.sale_id WHERE h.state=? ORDER BY h.sale_id", StateWaiting, headAlive)
 	return list, each(rows, err, func() error {
 		var h head
-		var draw int
-		err := rows.Scan(&h.sale, &draw, &h.last, &h.state)
-		h.draw = draw != 0
+		var draw, waits int
+		err := rows.Scan(&h.sale, &draw, &h.last, &h.state, &h.seq, &h.drawn, &h.entered, &waits)
+		h.draw, h.waits = draw != 0, waits != 0
 		list = append(list, h)
 		return err
 	})
@@ -102,13 +119,13 @@ func each(rows *db.Rows, err error, scan func() error) error {
 	return rows.Err()
 }
 
-const entryColumns = "id, sale_id, buyer_id, draw, quantity, want, place, state, reason, reservation_id, given, pay_by, created_at, updated_at"
+const entryColumns = "id, sale_id, buyer_id, draw, quantity, want, place, state, reason, reservation_id, given, pay_by, created_at, updated_at, seq"
 
 func scanEntry(row scanner) (e Entry, err error) {
 	var reservation db.NullInt64
 	var payBy, created, updated int64
 	var drawn int
-	err = row.Scan(&e.ID, &e.Sale, &e.Buyer, &drawn, &e.Quantity, &e.want, &e.Place, &e.State, &e.Reason, &reservation, &e.Given, &payBy, &created, &updated)
+	err = row.Scan(&e.ID, &e.Sale, &e.Buyer, &drawn, &e.Quantity, &e.want, &e.Place, &e.State, &e.Reason, &reservation, &e.Given, &payBy, &created, &updated, &e.seq)
 	e.Draw, e.Reservation = drawn != 0, levee.ReservationID(reservation.Int64)
 	e.PayBy, e.EnteredAt, e.UpdatedAt = micro(payBy), micro(created), micro(updated)
 	return e, err
@@ -172,8 +189,8 @@ func timesInTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, buyer levee.Us
 func (s *Service) insertEntryTx(ctx context.Context, tx *db.Tx, e Entry) error {
 	at := e.EnteredAt.UnixMicro()
 	_, err := tx.Exec(ctx, "INSERT INTO line_entry (id, sale_id, buyer_id, holder, draw, quantity, want, place, state, reason, reservation_id, "+
-		"given, pay_by, created_at, updated_at) VALUES (?,?,?,?,?,?,?,?,?,'',NULL,0,0,?,?)",
-		e.ID, e.Sale, e.Buyer, e.Buyer, flag(e.Draw), e.Quantity, e.want, e.Place, e.State, at, at)
+		"given, pay_by, created_at, updated_at, seq) VALUES (?,?,?,?,?,?,?,?,?,'',NULL,0,0,?,?,?)",
+		e.ID, e.Sale, e.Buyer, e.Buyer, flag(e.Draw), e.Quantity, e.want, e.Place, e.State, at, at, e.seq)
 	return err
 }
 
@@ -192,8 +209,8 @@ func (s *Service) moveEntryTx(ctx context.Context, tx *db.Tx, e *Entry, from Sta
 	if !e.PayBy.IsZero() {
 		payBy = e.PayBy.UnixMicro()
 	}
-	r, err := tx.Exec(ctx, "UPDATE line_entry SET state=?, holder=?, reason=?, reservation_id=?, given=?, pay_by=?, updated_at=? WHERE id=? AND state=?",
-		e.State, holder, e.Reason, reservation, e.Given, payBy, e.UpdatedAt.UnixMicro(), e.ID, from)
+	r, err := tx.Exec(ctx, "UPDATE line_entry SET state=?, holder=?, reason=?, reservation_id=?, given=?, pay_by=?, updated_at=?, seq=? WHERE id=? AND state=?",
+		e.State, holder, e.Reason, reservation, e.Given, payBy, e.UpdatedAt.UnixMicro(), e.seq, e.ID, from)
 	if err != nil {
 		return false, err
 	}
@@ -232,25 +249,37 @@ type frozen struct {
 	ranked   bool
 }
 
-// load reads a line's places and counts.
-func load(ctx context.Context, tx *db.Tx, h head, drawn bool) (*places, error) {
-	p := newPlaces(!h.draw || drawn)
+// load reads a line's places and counts, as of h or later.
+func load(ctx context.Context, q querier, h head) (*places, error) {
+	p := newPlaces(h.inOrder())
+	p.seq = -1      // also what has not changed since before changes had numbers
 	if !p.inOrder { // places that a cut-off run wrote are not public yet
-		err := tx.QueryRow(ctx, "SELECT COUNT(*) FROM line_entry WHERE sale_id=? AND state IN (?,?)", h.sale, StateEntered, StateWaiting).Scan(&p.entered)
-		return p, err
+		p.enter(h.entered, h.seq)
+		return p, nil
 	}
-	p.grow(h.last)
-	rows, err := tx.Query(ctx, "SELECT place FROM line_entry WHERE sale_id=? AND state=?", h.sale, StateWaiting)
-	err = each(rows, err, func() error {
-		var place int64
-		err := rows.Scan(&place)
-		p.move(place, 1, 0, 0)
-		return err
-	})
+	list, err := changes(ctx, q, "sale_id=? AND state IN (?,?)", h.sale, StateWaiting, StateOffered)
 	if err != nil {
 		return nil, err
 	}
-	return p, tx.QueryRow(ctx, "SELECT COUNT(*) FROM line_entry WHERE sale_id=? AND state=?", h.sale, StateOffered).Scan(&p.offered)
+	p.grow(h.last)
+	p.follow(list, h.seq)
+	p.changed = true
+	return p, nil
+}
+
+// changesSince reads what became of the entries of a line that changed after a change, each once.
+func changesSince(ctx context.Context, q querier, sale levee.SaleID, seq int64) ([]change, error) {
+	return changes(ctx, q, "sale_id=? AND seq>?", sale, seq)
+}
+
+func changes(ctx context.Context, q querier, where string, args ...any) (list []change, err error) {
+	rows, err := q.Query(ctx, "SELECT place, seq, state FROM line_entry WHERE "+where, args...)
+	return list, each(rows, err, func() error {
+		var c change
+		err := rows.Scan(&c.place, &c.seq, &c.state)
+		list = append(list, c)
+		return err
+	})
 }
 
 // list returns entries of a sale, newest first, and perhaps of one state only.

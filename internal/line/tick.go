@@ -7,16 +7,21 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/job"
+	"levee/internal/platform/schedule"
 	"levee/internal/sale"
 )
 
-// Jobs returns the room's timed work: once a second every line that is alive is moved on. That decides draws whose time has
+// Jobs returns the room's background work.
+func (s *Service) Jobs() []job.Registration { return []job.Registration{s.follow} }
+
+// Work returns the room's timed work: once a second every line that is alive is moved on. That decides draws whose time has
 // come, ends lines with their sales, and is the net under sale.OnFree.
-func (s *Service) Jobs() []job.Registration {
-	return []job.Registration{
-		s.follow,
-		job.Every("line.tick", time.Second, job.Options{Pool: "line", Timeout: 10 * time.Minute}, s.Tick),
-	}
+func (s *Service) Work() []schedule.Work {
+	o := job.Options{Pool: "line", Timeout: 10 * time.Minute}
+	return []schedule.Work{schedule.Every("line.tick", time.Second, o, s.Tick).If(func(ctx context.Context) (bool, error) {
+		heads, err := s.alive(ctx)
+		return len(heads) > 0, err
+	})}
 }
 
 // Tick moves every line on. One that fails does not stop the others; it is tried again with the next tick.
@@ -26,6 +31,9 @@ func (s *Service) Tick(ctx context.Context) error {
 		return err
 	}
 	for _, h := range heads {
+		if p := s.book.of(h.sale); p == nil || p.at() < h.seq {
+			s.heard()
+		}
 		if err := s.advance(ctx, h); err != nil {
 			if ctx.Err() != nil {
 				return err
@@ -44,19 +52,13 @@ func (s *Service) advance(ctx context.Context, h head) error {
 	if v.State == sale.StateEnded {
 		return s.finish(ctx, h.sale)
 	}
-	if h.draw {
-		d, found, err := drawOf(ctx, s.DB, h.sale)
-		if err != nil || !found {
-			return err
+	if !h.inOrder() {
+		if h.drawn == 0 || s.Obs.Clock().Before(v.DrawAt) {
+			return nil
 		}
-		if d.state != drawDone {
-			if s.Obs.Clock().Before(v.DrawAt) {
-				return nil
-			}
-			return s.runDraw(ctx, h.sale)
-		}
+		return s.runDraw(ctx, h.sale)
 	}
-	if p := s.book.of(h.sale); !gives(v, s.Obs.Clock()) || p != nil && p.counts().Waiting == 0 {
+	if !h.waits || !gives(v, s.Obs.Clock()) {
 		return nil
 	}
 	return s.giveRest(ctx, followArgs{h.sale})
@@ -66,6 +68,10 @@ func (s *Service) advance(ctx context.Context, h head) error {
 func (s *Service) finish(ctx context.Context, of levee.SaleID) error {
 	for done := false; !done; {
 		err := s.DB.Tx(ctx, "line.over", func(ctx context.Context, tx *db.Tx) error {
+			h, found, err := s.headTx(ctx, tx, of)
+			if done = err != nil || !found || h.state == headOver; done {
+				return err
+			}
 			left, err := hopefulTx(ctx, tx, of, overAtOnce)
 			if err != nil {
 				return err
@@ -74,7 +80,7 @@ func (s *Service) finish(ctx context.Context, of levee.SaleID) error {
 				e := &left[i]
 				was := e.State
 				e.State = StateOver
-				if err := s.toldTx(ctx, tx, e, was); err != nil {
+				if err := s.toldTx(ctx, tx, &h, e, was); err != nil {
 					return err
 				}
 			}
@@ -82,8 +88,9 @@ func (s *Service) finish(ctx context.Context, of levee.SaleID) error {
 				return nil
 			}
 			tx.AfterCommit(func() {
-				s.announce(of)
-				s.book.set(of, nil)
+				if p := s.book.of(of); p != nil {
+					s.endLine(of, p)
+				}
 			})
 			return s.endHeadTx(ctx, tx, of)
 		})
@@ -96,30 +103,4 @@ func (s *Service) finish(ctx context.Context, of levee.SaleID) error {
 	}
 	s.log.Info("a line is over with its sale", "sale", s.saleRef(of))
 	return nil
-}
-
-// Run publishes the counts of the lines that changed, at most once a second each, until ctx ends.
-func (s *Service) Run(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			for of, p := range s.book.all() {
-				if c, changed := p.takeChanged(); changed {
-					s.publish(of, c)
-				}
-			}
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// announce tells the pages of a sale at once how its line is now: its draw is decided, or it is over.
-func (s *Service) announce(of levee.SaleID) {
-	if p := s.book.of(of); p != nil {
-		c, _ := p.takeChanged()
-		s.publish(of, c)
-	}
 }

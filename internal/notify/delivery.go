@@ -119,7 +119,7 @@ func (s *Service) Replay(ctx context.Context, id levee.DeliveryID) (d Delivery, 
 		return err
 	})
 	if err == nil {
-		s.wake(d.Webhook, true)
+		s.wake(d.Webhook)
 	}
 	return d, err
 }
@@ -195,7 +195,7 @@ func (s *Service) ReplaySince(ctx context.Context, id levee.WebhookID, from, to 
 		if err != nil {
 			return n, false, err
 		}
-		s.wake(id, true)
+		s.wake(id)
 		n += len(list)
 		if len(list) < replayChunk {
 			return n, false, nil

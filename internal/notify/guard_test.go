@@ -16,6 +16,7 @@ import (
 
 	"levee"
 	"levee/internal/identity"
+	"levee/internal/platform/node"
 )
 
 func mustGuard(t *testing.T, allow ...string) *guard {
@@ -234,6 +235,8 @@ func TestShorterList(t *testing.T) {
 	_, port, hits := local(t, nil)
 	h := newHouse(t, func(c *Config) { c.AllowHosts = []string{"localhost"} })
 	h.Service.post = newPoster(h.Service)
+	forever := node.Forever()
+	h.Service.term.Store(&forever)
 	hook, _ := h.hook("http://localhost:"+port+"/", "*")
 	r := h.attempt(t.Context(), (*h.hooks.Load())[0], Delivery{SubjectKind: levee.KindDelivery, Webhook: hook.ID, Type: typePing, data: "{}"})
 	if !r.ok() || hits.Load() != 1 {

@@ -19,6 +19,7 @@ import (
 	"levee/internal/identity"
 	"levee/internal/order"
 	"levee/internal/platform/db"
+	"levee/internal/platform/node"
 	"levee/internal/platform/platformtest"
 )
 
@@ -49,7 +50,7 @@ func newHouse(t testing.TB, change ...func(*Config)) *house {
 
 func newHouseIn(t testing.TB, dir string, w *world, change ...func(*Config)) *house {
 	t.Helper()
-	h := &house{t: t, world: w, Platform: platformtest.Open(t, dir, identity.Schema(), order.Schema(), Schema())}
+	h := &house{t: t, world: w, Platform: platformtest.Open(t, dir, identity.Schema(), order.Schema(), node.Schema(), Schema())}
 	people := identity.New(identity.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Limits: h.Limits, Events: h.Events,
 		Config: identity.Config{HashMemory: 8192, HashTime: 1}, Key: ed25519.NewKeyFromSeed(platformtest.Key(2))})
 	var err error
@@ -79,11 +80,14 @@ func (h *house) must(err error) {
 }
 
 // run starts the room and the events, until the test ends or h.stop is called.
-func (h *house) run() { h.start(h.Service.Run, h.Events.Run) }
+func (h *house) run() { h.start(h.serve, h.Events.Run) }
+
+// serve is the room's work in a house of one node.
+func (h *house) serve(ctx context.Context) error { return h.Serve(ctx, node.Forever()) }
 
 // runQuietly starts the room alone: in a test of days, the relay's poll each second would take most of the time. What was emitted
 // is heard by h.hear.
-func (h *house) runQuietly() { h.start(h.Service.Run) }
+func (h *house) runQuietly() { h.start(h.serve) }
 
 func (h *house) hear() { h.must(h.Events.Drain(context.Background())) }
 

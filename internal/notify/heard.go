@@ -3,6 +3,7 @@ package notify
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -22,9 +23,10 @@ const sourceRehearsal = "rehearsal"
 
 // stepHeard is what is noted of a step of one order.
 type stepHeard struct {
-	Order    levee.OrderID `json:"order"`
-	Carrier  string        `json:"carrier,omitempty"`
-	Tracking string        `json:"tracking,omitempty"`
+	Order     levee.OrderID `json:"order"`
+	Carrier   string        `json:"carrier,omitempty"`
+	Tracking  string        `json:"tracking,omitempty"`
+	Rehearsal bool          `json:"rehearsal,omitempty"`
 }
 
 // Listeners returns what the room wants to hear. Each notes it down in one row and does nothing else: they run inside the one
@@ -62,9 +64,10 @@ func (s *Service) Listeners() []event.Listener {
 	}
 }
 
-// hearStep leaves out the steps of rehearsals that nobody wants, which may be thousands a second.
+// hearStep leaves out the steps of rehearsals that nobody wants, which may be thousands a second. Where another node may just have made a
+// webhook that wants them, plan does.
 func (s *Service) hearStep(ctx context.Context, tx *db.Tx, what, source string, h stepHeard) error {
-	if source == sourceRehearsal && !s.anyForRehearsals() {
+	if h.Rehearsal = source == sourceRehearsal; h.Rehearsal && s.alone() && !s.anyForRehearsals() {
 		return nil
 	}
 	return s.hearJSON(ctx, tx, what, h)
@@ -93,7 +96,7 @@ func (s *Service) hear(ctx context.Context, tx *db.Tx, what, data string) error 
 		return err
 	}
 	s.metrics.heard.WithLabelValues(what).Inc()
-	tx.AfterCommit(func() { ring(s.heard) })
+	tx.AfterCommit(func() { ring(s.heard); s.tellHeard() })
 	return insertHeard(ctx, tx, id, what, data)
 }
 
@@ -132,8 +135,11 @@ func (s *Service) writeLoop(ctx context.Context) {
 		rows, err := readHeard(ctx, s.db.Query, heardPage)
 		if err == nil && len(rows) == 0 {
 			clear(tries)
-			rest(ctx, s.heard, heardPoll)
+			rest(ctx, s.heard, s.poll(heardPoll))
 			continue
+		}
+		if err == nil { // after the rows: a webhook that was made before something happened is told of it
+			err = s.refreshHooks(ctx)
 		}
 		if err == nil {
 			err = s.writeOut(ctx, rows, tries)
@@ -155,9 +161,13 @@ func (s *Service) writeOut(ctx context.Context, rows []heardRow, tries map[int64
 			n++
 		}
 		if n > 1 {
-			if err := s.writeSteps(ctx, rows[:n]); err == nil {
+			err := s.writeSteps(ctx, rows[:n])
+			if err == nil {
 				rows = rows[n-1:]
 				continue
+			}
+			if errors.Is(err, errElsewhere) {
+				return nil
 			}
 			single = n
 		}
@@ -170,6 +180,9 @@ func (s *Service) writeOut(ctx context.Context, rows []heardRow, tries map[int64
 		if err == nil {
 			continue
 		}
+		if errors.Is(err, errElsewhere) { // what is left is read anew
+			return nil
+		}
 		if s.db.Ping(ctx) == nil {
 			tries[h.id]++
 		}
@@ -179,7 +192,7 @@ func (s *Service) writeOut(ctx context.Context, rows []heardRow, tries map[int64
 		}
 		s.metrics.dropped.Inc()
 		s.log.ErrorContext(ctx, "what was heard is dropped: it cannot be written out", "what", h.what, "data", levee.Shorten(h.data, 500), "err", err)
-		if err := s.db.Tx(ctx, "notify.drop", func(ctx context.Context, tx *db.Tx) error { return deleteHeard(ctx, tx, h.id) }); err != nil {
+		if err := s.tx(ctx, "notify.drop", func(ctx context.Context, tx *db.Tx) error { return deleteHeard(ctx, tx, h.id) }); err != nil {
 			return err
 		}
 	}
@@ -199,7 +212,7 @@ func (s *Service) writeBatch(ctx context.Context, h heardRow) error {
 	}
 	for {
 		if h.done >= int64(len(ids)) {
-			return s.db.Tx(ctx, "notify.write", func(ctx context.Context, tx *db.Tx) error { return deleteHeard(ctx, tx, h.id) })
+			return s.tx(ctx, "notify.write", func(ctx context.Context, tx *db.Tx) error { return deleteHeard(ctx, tx, h.id) })
 		}
 		chunk := ids[h.done:min(int64(len(ids)), h.done+batchChunk)]
 		p, err := s.planCreated(ctx, chunk)
@@ -216,7 +229,7 @@ func (s *Service) writeBatch(ctx context.Context, h heardRow) error {
 			if over {
 				return deleteHeard(ctx, tx, h.id)
 			}
-			return advanceHeard(ctx, tx, h.id, h.done)
+			return advanceHeard(ctx, tx, h.id, h.done-int64(len(chunk)), h.done)
 		})
 		if err != nil || over {
 			return err
@@ -329,7 +342,7 @@ func (s *Service) plan(ctx context.Context, p *plan, h heardRow) error {
 		})
 	}
 	var e stepHeard
-	if err := decode(&e); err != nil {
+	if err := decode(&e); err != nil || e.Rehearsal && !s.anyForRehearsals() {
 		return err
 	}
 	return s.planOrder(ctx, p, h.what, e.Order, func(_ order.Order, f fact) fact {
@@ -426,7 +439,7 @@ func (s *Service) commit(ctx context.Context, p *plan, done func(ctx context.Con
 	if err := s.number(p); err != nil {
 		return err
 	}
-	err := s.db.Tx(ctx, "notify.write", func(ctx context.Context, tx *db.Tx) (err error) {
+	err := s.tx(ctx, "notify.write", func(ctx context.Context, tx *db.Tx) (err error) {
 		if woken, err = s.deliverTx(ctx, tx, p.facts); err != nil {
 			return err
 		}
@@ -447,7 +460,7 @@ func (s *Service) commit(ctx context.Context, p *plan, done func(ctx context.Con
 		s.publish(&p.notices[i])
 	}
 	for id := range woken {
-		s.wake(id, false)
+		s.wakeLane(id, false)
 	}
 	return nil
 }

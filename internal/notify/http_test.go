@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,11 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/node"
+	"levee/internal/platform/obs"
+	"levee/internal/platform/platformtest"
+	"levee/internal/platform/push"
+	"levee/internal/platform/redis"
 	"levee/internal/platform/web"
 )
 
@@ -161,8 +167,19 @@ func TestWebhookOverHTTP(t *testing.T) {
 }
 
 // A page hears of its user's notices as they come, and of nobody else's.
+// On the distributed tier the page and the keeper of the duty are on different nodes.
 func TestNoticesOverHTTP(t *testing.T) {
 	s := newSite(t)
+	work := s.serve
+	if platformtest.Distributed() {
+		s.Service.push = s.sharedHub()
+		deps := s.deps
+		deps.Obs, deps.Push = obs.Test(t), s.sharedHub()
+		keeper, err := New(deps)
+		s.must(err)
+		s.Service.tellHeard = func() { ring(keeper.heard) }
+		work = func(ctx context.Context) error { return keeper.Serve(ctx, node.Forever()) }
+	}
 	s.ask("", "GET", "/v1/notices", "", 401, nil)
 	s.ask("", "GET", "/v1/notices/events", "", 401, nil)
 	r, err := http.NewRequestWithContext(t.Context(), "GET", s.base+"/v1/notices/events", nil)
@@ -184,8 +201,8 @@ func TestNoticesOverHTTP(t *testing.T) {
 		t.Fatal("the stream ended")
 		return "", ""
 	}
-	s.until("the page listens", 10*time.Second, func() bool { return s.Push.Conns() == 1 })
-	s.run()
+	s.until("the page listens", 10*time.Second, func() bool { return s.Service.push.Conns() == 1 })
+	s.start(work, s.Events.Run)
 	ids := s.order("sale", 2) // of the users 1000 and 1001
 	s.pay(ids[1])
 	s.pay(ids[0])
@@ -217,4 +234,16 @@ func TestNoticesOverHTTP(t *testing.T) {
 	if list.Unread != 0 || len(list.Items) != 0 {
 		t.Errorf("%+v", list)
 	}
+}
+
+// sharedHub is a node's part of the hub that the nodes of the house share.
+func (h *house) sharedHub() *push.Hub {
+	h.t.Helper()
+	client, err := redis.Open(context.Background(), platformtest.Redis(h.t, h.Dir), h.Obs)
+	h.must(err)
+	h.t.Cleanup(func() { _ = client.Close() })
+	hub, err := push.OpenShared(push.Config{}, client, obs.Test(h.t))
+	h.must(err)
+	h.t.Cleanup(func() { h.must(hub.Close(context.Background())) })
+	return hub
 }

@@ -33,8 +33,10 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/id"
 	"levee/internal/platform/job"
+	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
+	"levee/internal/platform/schedule"
 	"levee/internal/sale"
 )
 
@@ -123,6 +125,9 @@ type Deps struct {
 	// Key seals the webhooks' secrets: 32 bytes, secret and the same for ever.
 	Key    []byte
 	Config Config
+	// Bell joins a bell that the nodes of a house share: ring tells the others, wake is called when another one rang. Neither waits. nil
+	// where there are no others; without it the keeper finds what they left within a second, and at a failing webhook tries it within a minute.
+	Bell func(name string, wake func()) (ring func())
 }
 
 // Service is the room. Safe for concurrent use.
@@ -142,6 +147,11 @@ type Service struct {
 	guard     *guard
 	post      poster
 	resolver  *net.Resolver // nil: the system's; tests resolve as they like
+	// fault is called before what the keeper does is checked against its term; tests hold a node still with it.
+	fault func()
+
+	term                 atomic.Pointer[node.Term] // holds while this node keeps Duty
+	tellHeard, tellAsked func()                    // ring the other nodes
 
 	hooks   atomic.Pointer[[]*webhook] // all that are not deleted; replaced in the order of commits
 	heard   chan struct{}              // capacity 1: there are rows to write out
@@ -164,8 +174,8 @@ func New(d Deps) (_ *Service, err error) {
 		return nil, err
 	}
 	s := &Service{db: d.DB, ids: d.IDs, sealer: d.Sealer, push: d.Push, identity: d.Identity, orders: d.Orders, clock: d.Obs.Clock,
-		log: d.Obs.Named("notify"), metrics: newMetrics(d.Obs.Metrics), cfg: cfg,
-		heard: make(chan struct{}, 1), changed: make(chan struct{}, 1), lanes: map[levee.WebhookID]*lane{}}
+		log: d.Obs.Named("notify"), metrics: newMetrics(d.Obs.Metrics), cfg: cfg, fault: func() {},
+		tellHeard: func() {}, tellAsked: func() {}, heard: make(chan struct{}, 1), changed: make(chan struct{}, 1), lanes: map[levee.WebhookID]*lane{}}
 	if s.guard, err = newGuard(cfg.AllowHosts); err != nil {
 		return nil, err
 	}
@@ -181,10 +191,15 @@ func New(d Deps) (_ *Service, err error) {
 	}
 	s.post = newPoster(s)
 	s.hooks.Store(&[]*webhook{})
+	s.term.Store(&node.Term{})
+	if d.Bell != nil {
+		s.tellHeard = d.Bell("notify.heard", func() { ring(s.heard) })
+		s.tellAsked = d.Bell("notify.asked", s.asked)
+	}
 	return s, nil
 }
 
-// Warm reads the webhooks. It must come before Run and before events arrive.
+// Warm reads the webhooks. It must come before Serve and before events arrive.
 func (s *Service) Warm(ctx context.Context) (err error) {
 	defer levee.Wrap(&err, "notify.Warm")
 	hooks, err := readWebhooks(ctx, s.db.Query)
@@ -195,21 +210,11 @@ func (s *Service) Warm(ctx context.Context) (err error) {
 	return nil
 }
 
-// Run writes out what was heard and sends until ctx ends. Requests under way then get a moment to end; what was not answered is
-// sent again by the next Run.
-func (s *Service) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	wg.Go(func() { s.writeLoop(ctx) })
-	wg.Go(func() { s.laneLoop(ctx) })
-	wg.Wait()
-	return ctx.Err()
-}
-
-// Jobs returns the room's periodic work.
-func (s *Service) Jobs() []job.Registration {
-	return []job.Registration{
-		job.Every("notify.prune", time.Hour, job.Options{Timeout: 10 * time.Minute}, s.Prune),
-		job.Every("notify.give_up", 5*time.Minute, job.Options{Timeout: 4 * time.Minute}, s.GiveUp),
+// Work returns the room's timed work.
+func (s *Service) Work() []schedule.Work {
+	return []schedule.Work{
+		schedule.Every("notify.prune", time.Hour, job.Options{Timeout: 10 * time.Minute}, s.Prune),
+		schedule.Every("notify.give_up", 5*time.Minute, job.Options{Timeout: 4 * time.Minute}, s.GiveUp),
 	}
 }
 

@@ -3,10 +3,10 @@ package notify
 import (
 	"context"
 	"errors"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +21,7 @@ const (
 	wakeAfter  = 3   // failures in a row after which a success wakes the others
 	wakeChunk  = 500
 	probeMost  = time.Minute     // between two tries at a failing webhook, each with another delivery if there are
-	stopGrace  = 2 * time.Second // for requests under way when the house stops
+	stopGrace  = 2 * time.Second // for requests under way when the term ends, and for writing down what came of them
 	longestNap = time.Minute     // a net under bells and timers
 )
 
@@ -48,7 +48,6 @@ type lane struct {
 	wrote   chan struct{}             // capacity 1: writing is over
 	wakes   bool                      // once it is written down, the failed ones may go again
 	cancel  context.CancelFunc        // ends the lane
-	ended   chan struct{}             // closed when it has
 	warned  bool                      // that the webhook is failing was logged
 }
 
@@ -65,52 +64,53 @@ type result struct {
 	duration time.Duration
 	answer   answer
 	err      error
-	void     bool // cut off by the stop of the house: it never was
+	void     bool // not sent, or cut off by the end of the term: it never was
 }
 
 func (r *result) ok() bool { return r.err == nil && r.answer.status >= 200 && r.answer.status < 300 }
 
 // laneLoop keeps one lane for each webhook until ctx ends, and waits for them.
 func (s *Service) laneLoop(ctx context.Context) {
+	var lanes sync.WaitGroup
 	for ctx.Err() == nil {
-		s.matchLanes(ctx)
-		rest(ctx, s.changed, longestNap)
+		if err := s.refreshHooks(ctx); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "the webhooks cannot be read; what was last known of them is used", "err", err)
+		} else {
+			s.matchLanes(ctx, &lanes)
+		}
+		rest(ctx, s.changed, s.poll(longestNap))
 	}
 	s.mu.Lock()
-	lanes := slices.Collect(maps.Values(s.lanes))
 	clear(s.lanes)
 	s.mu.Unlock()
-	for _, l := range lanes {
-		<-l.ended
-	}
+	lanes.Wait()
 }
 
 // matchLanes starts lanes of new webhooks, ends those of deleted ones, and tells the others what was changed.
-func (s *Service) matchLanes(ctx context.Context) {
+func (s *Service) matchLanes(ctx context.Context, lanes *sync.WaitGroup) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	there := map[levee.WebhookID]bool{}
 	for _, w := range *s.hooks.Load() {
 		there[w.ID] = true
 		if l := s.lanes[w.ID]; l != nil {
-			if l.hook.Swap(w) != w {
+			if old := l.hook.Swap(w); !old.UpdatedAt.Equal(w.UpdatedAt) || old.secret != w.secret {
 				l.now.Store(true)
 				ring(l.bell)
 			}
 			continue
 		}
 		l := &lane{s: s, id: w.ID, bell: make(chan struct{}, 1), flight: map[levee.DeliveryID]bool{}, more: true,
-			results: make(chan result, s.cfg.Parallel), wrote: make(chan struct{}, 1), ended: make(chan struct{}),
+			results: make(chan result, s.cfg.Parallel), wrote: make(chan struct{}, 1),
 			health: health{w.Failures, w.FailingSince, w.SucceededAt, w.FailedAt, w.LastError}}
 		l.hook.Store(w)
 		var laneCtx context.Context
 		laneCtx, l.cancel = context.WithCancel(ctx)
 		s.lanes[w.ID] = l
-		go func() {
-			defer close(l.ended)
+		lanes.Go(func() {
 			defer l.cancel()
 			l.run(laneCtx)
-		}()
+		})
 	}
 	for id, l := range s.lanes {
 		if !there[id] {
@@ -120,8 +120,8 @@ func (s *Service) matchLanes(ctx context.Context) {
 	}
 }
 
-// wake tells a webhook's lane that something is ready; now, that somebody waits to see it tried.
-func (s *Service) wake(id levee.WebhookID, now bool) {
+// wakeLane tells a webhook's lane that something is ready; now, that somebody waits to see it tried.
+func (s *Service) wakeLane(id levee.WebhookID, now bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.lanes[id]; l != nil {
@@ -140,7 +140,7 @@ func (l *lane) run(ctx context.Context) {
 			l.s.log.ErrorContext(ctx, "a webhook's deliveries cannot be read; it is tried again", "webhook", int64(l.id), "err", err)
 			rest(ctx, nil, time.Second)
 		}
-		l.write(ctx)
+		l.write(requests)
 		t := time.NewTimer(l.nap())
 		select {
 		case r := <-l.results:
@@ -160,7 +160,7 @@ func (l *lane) run(ctx context.Context) {
 	stop := time.AfterFunc(stopGrace, cut)
 	defer stop.Stop()
 	for l.running > 0 || l.writing != nil || l.judged != nil {
-		l.write(ctx)
+		l.write(requests)
 		select {
 		case r := <-l.results:
 			l.end(r)
@@ -178,10 +178,11 @@ func (l *lane) nap() time.Duration {
 	if l.failing() && (len(l.queue) > 0 || l.more || !next.IsZero()) && next.Before(l.probe) {
 		next = l.probe
 	}
+	longest := l.s.poll(longestNap)
 	if next.IsZero() || l.running >= l.room() {
-		return longestNap
+		return longest
 	}
-	return min(max(next.Sub(l.s.clock()), time.Millisecond), longestNap)
+	return min(max(next.Sub(l.s.clock()), time.Millisecond), longest)
 }
 
 // room is how many requests may be under way: one while the webhook is failing, so that a receiver that is away is not flooded with
@@ -228,9 +229,15 @@ func (l *lane) fetch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.s.cfg.Timeout)
 	defer cancel()
 	now := l.s.clock()
-	list, err := readReady(ctx, l.s.db.Query, l.id, now, fetchMost+len(l.flight))
+	fresh, failed, err := readReady(ctx, l.s.db.Query, l.id, now, fetchMost+len(l.flight))
 	if err != nil {
 		return err
+	}
+	list := append(fresh, failed...)
+	if !l.failing() || l.probes%2 == 0 {
+		// The longest waiting first, so that neither kind holds up the other. But where every second try at a failing webhook is not
+		// for what was never tried, a few deliveries that fail for reasons of their own would take all the tries there are.
+		slices.SortStableFunc(list, func(a, b Delivery) int { return a.DueAt.Compare(b.DueAt) })
 	}
 	if l.due, err = nextDue(ctx, l.s.db.QueryRow, l.id); err != nil {
 		return err
@@ -274,6 +281,11 @@ func (s *Service) attempt(stop context.Context, hook *webhook, d Delivery) (r re
 		return r
 	}
 	id := s.sealer.Seal(levee.KindDelivery, int64(d.ID))
+	s.fault()
+	if !s.term.Load().Held() {
+		r.void = true
+		return r
+	}
 	r.answer, r.err = s.post(ctx, hook.URL, map[string]string{
 		"Webhook-Id": id, "Webhook-Timestamp": strconv.FormatInt(r.at.Unix(), 10), "Webhook-Signature": sign(secrets, id, r.at, body)}, body)
 	return r
@@ -316,13 +328,17 @@ func (l *lane) write(ctx context.Context) {
 	go func() {
 		defer func() { l.wrote <- struct{}{} }()
 		for {
-			err := l.s.db.Tx(context.WithoutCancel(ctx), "notify.settle", func(ctx context.Context, tx *db.Tx) error { return l.writeTx(ctx, tx, rs, h) })
+			err := l.s.tx(ctx, "notify.settle", func(ctx context.Context, tx *db.Tx) error { return l.writeTx(ctx, tx, rs, h) })
+			if levee.CodeOf(err) == levee.CodeConflict { // another node keeps it, and sends them again
+				l.cancel()
+				return
+			}
 			if err == nil {
 				return
 			}
 			l.s.log.ErrorContext(ctx, "what became of deliveries cannot be written down; it is tried again", "webhook", int64(l.id), "err", err)
 			if !rest(ctx, nil, time.Second) {
-				return // the house stops: they are sent again by its next life
+				return // the term ends: the next sends them again
 			}
 		}
 	}()
@@ -432,7 +448,7 @@ func (l *lane) wakeAll(ctx context.Context) error {
 		if err != nil || len(list) == 0 {
 			return errors.Join(err)
 		}
-		err = l.s.db.Tx(ctx, "notify.wake", func(ctx context.Context, tx *db.Tx) error {
+		err = l.s.tx(ctx, "notify.wake", func(ctx context.Context, tx *db.Tx) error {
 			for i := range list {
 				due := list[i].TriedAt.Add(l.s.cfg.RetryFirst)
 				if due.Before(now) {

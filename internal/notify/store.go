@@ -149,18 +149,32 @@ func readHeard(ctx context.Context, q query, limit int) (list []heardRow, err er
 	return list, err
 }
 
+// errElsewhere: what was to be written out is written out already, by a commit whose answer was lost.
+var errElsewhere = errors.New("this was written out before")
+
+// deleteHeard takes rows away that are written out; errElsewhere when one is not there any more.
 func deleteHeard(ctx context.Context, tx *db.Tx, ids ...int64) error {
 	for _, id := range ids {
-		if _, err := tx.Exec(ctx, `DELETE FROM notify_heard WHERE id = ?`, id); err != nil {
+		if err := oneRow(tx.Exec(ctx, `DELETE FROM notify_heard WHERE id = ?`, id)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func advanceHeard(ctx context.Context, tx *db.Tx, id, done int64) error {
-	_, err := tx.Exec(ctx, `UPDATE notify_heard SET done = ? WHERE id = ?`, done, id)
-	return err
+// advanceHeard notes how much of a row is written out; errElsewhere when that is not what it was any more.
+func advanceHeard(ctx context.Context, tx *db.Tx, id, was, done int64) error {
+	return oneRow(tx.Exec(ctx, `UPDATE notify_heard SET done = ? WHERE id = ? AND done = ?`, done, id, was))
+}
+
+func oneRow(r db.Result, err error) error {
+	if err != nil {
+		return err
+	}
+	if n, err := r.RowsAffected(); err != nil || n != 1 {
+		return errors.Join(errElsewhere, err)
+	}
+	return nil
 }
 
 var noticeColumns = []string{"id", "user_id", "kind", "order_id", "sale_id", "at"}

@@ -45,15 +45,14 @@ func readDelivery(ctx context.Context, q query, id levee.DeliveryID) (Delivery, 
 	return list[0], nil
 }
 
-// readReady returns what may be sent now: what has failed before and is due, then what was never tried, the longest waiting first.
-func readReady(ctx context.Context, q query, id levee.WebhookID, now time.Time, limit int) ([]Delivery, error) {
-	list, err := scanDeliveries(ctx, q, selectDelivery+` WHERE webhook_id = ? AND state = 2 AND due_at <= ? ORDER BY due_at LIMIT ?`,
-		int64(id), now.UnixMicro(), limit)
-	if err != nil || len(list) == limit {
-		return list, err
+// readReady returns what may be sent now, each list the longest waiting first: what was never tried, and what has failed and is due again.
+func readReady(ctx context.Context, q query, id levee.WebhookID, now time.Time, limit int) (fresh, failed []Delivery, err error) {
+	fresh, err = scanDeliveries(ctx, q, selectDelivery+` WHERE webhook_id = ? AND state = 1 ORDER BY due_at LIMIT ?`, int64(id), limit)
+	if err == nil {
+		failed, err = scanDeliveries(ctx, q, selectDelivery+` WHERE webhook_id = ? AND state = 2 AND due_at <= ? ORDER BY due_at LIMIT ?`,
+			int64(id), now.UnixMicro(), limit)
 	}
-	fresh, err := scanDeliveries(ctx, q, selectDelivery+` WHERE webhook_id = ? AND state = 1 ORDER BY due_at LIMIT ?`, int64(id), limit-len(list))
-	return append(list, fresh...), err
+	return fresh, failed, err
 }
 
 // nextDue returns when the next failed delivery is due; the zero time for none.
@@ -122,9 +121,11 @@ func finish(ctx context.Context, tx *db.Tx, d *Delivery, state int, now time.Tim
 	return true, err
 }
 
-// noteTry counts an attempt at a delivery that was parked or deleted while it was under way. False: it is not there any more.
+// noteTry counts an attempt at a delivery that was parked or deleted while it was under way. False: it is not there any more, or the attempt
+// was counted already, by a commit whose answer was lost.
 func noteTry(ctx context.Context, tx *db.Tx, d *Delivery) (bool, error) {
-	r, err := tx.Exec(ctx, `UPDATE notify_delivery SET attempts = ?, status = ?, tried_at = ? WHERE id = ?`, d.Attempts, d.Status, micro(d.TriedAt), int64(d.ID))
+	r, err := tx.Exec(ctx, `UPDATE notify_delivery SET attempts = ?, status = ?, tried_at = ? WHERE id = ? AND attempts < ?`,
+		d.Attempts, d.Status, micro(d.TriedAt), int64(d.ID), d.Attempts)
 	if err != nil {
 		return false, err
 	}
@@ -136,10 +137,10 @@ func noteTry(ctx context.Context, tx *db.Tx, d *Delivery) (bool, error) {
 const promote = `UPDATE notify_delivery SET state = 1, due_at = ? WHERE id = (SELECT id FROM (SELECT MIN(id) AS id FROM notify_delivery
 	WHERE subject_id = ? AND webhook_id = ? AND state = 0) n)`
 
-// postpone makes a delivery that is not over due again. False: it was over already.
+// postpone makes a delivery that is not over due again. False: it was over already, or this was done before.
 func postpone(ctx context.Context, tx *db.Tx, d *Delivery) (bool, error) {
-	r, err := tx.Exec(ctx, `UPDATE notify_delivery SET state = 2, attempts = ?, status = ?, tried_at = ?, due_at = ? WHERE id = ? AND state IN (1, 2)`,
-		d.Attempts, d.Status, micro(d.TriedAt), micro(d.DueAt), int64(d.ID))
+	r, err := tx.Exec(ctx, `UPDATE notify_delivery SET state = 2, attempts = ?, status = ?, tried_at = ?, due_at = ? WHERE id = ? AND state IN (1, 2) AND attempts < ?`,
+		d.Attempts, d.Status, micro(d.TriedAt), micro(d.DueAt), int64(d.ID), d.Attempts)
 	if err != nil {
 		return false, err
 	}

@@ -267,6 +267,7 @@ func (s *Service) recordTx(ctx context.Context, tx *db.Tx, action string, id lev
 	tx.AtCommit(func() {
 		s.hooks.Store(&hooks)
 		ring(s.changed)
+		s.tellAsked()
 	})
 	act := identity.Act{Action: action, Kind: levee.KindWebhook, Subject: int64(id), Before: before, After: after}
 	return s.identity.RecordTx(ctx, tx, act, from)
@@ -328,7 +329,7 @@ func (s *Service) Ping(ctx context.Context, id levee.WebhookID) (d Delivery, err
 		if !w.Enabled {
 			return levee.E(levee.CodeConflict, "the webhook is switched off")
 		}
-		tx.AfterCommit(func() { s.wake(id, true) })
+		tx.AfterCommit(func() { s.wake(id) })
 		return tx.InsertRows(ctx, "notify_delivery", deliveryColumns, [][]any{d.row()})
 	})
 	return d, err

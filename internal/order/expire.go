@@ -9,6 +9,7 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/job"
+	"levee/internal/platform/schedule"
 )
 
 const (
@@ -19,12 +20,15 @@ const (
 	askAgain      = 30 * time.Second // pause after a provider could not answer, or a cancellation failed
 )
 
-// Jobs returns the room's timed work: the expiry of unpaid orders, once a second.
-func (s *Service) Jobs() []job.Registration {
-	return []job.Registration{
-		job.Every("order.expire", expireEvery, job.Options{Pool: "order", Timeout: 2 * time.Minute}, func(ctx context.Context) error {
+// Work returns the room's timed work: the expiry of unpaid orders, once a second.
+func (s *Service) Work() []schedule.Work {
+	return []schedule.Work{
+		schedule.Every("order.expire", expireEvery, job.Options{Pool: "order", Timeout: 2 * time.Minute}, func(ctx context.Context) error {
 			_, err := s.ExpireDue(ctx)
 			return err
+		}).If(func(ctx context.Context) (bool, error) {
+			due, err := dueOrders(db.Primary(ctx), s.db.Query, s.clock(), 1)
+			return len(due) > 0, err
 		}),
 	}
 }
@@ -37,7 +41,7 @@ func (s *Service) ExpireDue(ctx context.Context) (cancelled int, err error) {
 	ctx = levee.WithActor(ctx, levee.System)
 	for {
 		now := s.clock()
-		due, err := dueOrders(ctx, s.db.Query, now, expireBatch)
+		due, err := dueOrders(db.Primary(ctx), s.db.Query, now, expireBatch)
 		if err != nil || len(due) == 0 {
 			return cancelled, err
 		}

@@ -243,7 +243,7 @@ func (s *Service) AskProvider(fn func(context.Context, levee.OrderID) (paid bool
 // ByID returns an order to its buyer or an operator. For anybody else it does not exist: CodeNotFound.
 func (s *Service) ByID(ctx context.Context, actor levee.Actor, id levee.OrderID) (_ Order, err error) {
 	defer levee.Wrap(&err, "order.ByID(%d)", id)
-	o, err := loadOrder(ctx, s.db.Query, id)
+	o, err := loadOrder(db.Primary(ctx), s.db.Query, id)
 	if err != nil {
 		return Order{}, err
 	}
@@ -251,6 +251,16 @@ func (s *Service) ByID(ctx context.Context, actor levee.Actor, id levee.OrderID)
 		return Order{}, notFound()
 	}
 	return o, nil
+}
+
+// LockTx keeps everybody else from changing an order before the caller's transaction ends, where transactions run side by side. Who
+// changes what belongs to an order (its payments, its units) locks the order first. An order that does not exist is no error.
+func (s *Service) LockTx(ctx context.Context, tx *db.Tx, id levee.OrderID) error {
+	lock := s.db.Dialect().ForUpdate()
+	if lock == "" {
+		return nil
+	}
+	return lockHead(ctx, tx, lock, id)
 }
 
 // ByIDTx returns an order within a transaction, as its last writer left it. It asks for no right. CodeNotFound.
@@ -283,7 +293,7 @@ func (s *Service) Timeline(ctx context.Context, actor levee.Actor, id levee.Orde
 	if err != nil {
 		return nil, err
 	}
-	steps, err := loadHistory(ctx, s.db.Query, id)
+	steps, err := loadHistory(db.Primary(ctx), s.db.Query, id)
 	if err != nil {
 		return nil, err
 	}

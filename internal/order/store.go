@@ -54,6 +54,11 @@ func loadOrder(ctx context.Context, q query, id levee.OrderID) (Order, error) {
 	return readOrder(ctx, q, selectHead+` WHERE id = ?`, id)
 }
 
+// lockHead locks an order's row without reading it.
+func lockHead(ctx context.Context, tx *db.Tx, lock string, id levee.OrderID) error {
+	return each(ctx, tx.Query, func(rows *db.Rows) error { return rows.Scan(&id) }, `SELECT id FROM order_head WHERE id = ?`+lock, int64(id))
+}
+
 // lockOrder reads an order so that nobody else changes it before this transaction ends.
 func lockOrder(ctx context.Context, tx *db.Tx, d db.Dialect, id levee.OrderID) (Order, error) {
 	return readOrder(ctx, tx.Query, selectHead+` WHERE id = ?`+d.ForUpdate(), id)

@@ -32,8 +32,13 @@ func (s *Service) Start(ctx context.Context, actor levee.Actor, id levee.OrderID
 		Order    levee.OrderID
 		Provider string
 	}{id, provider}
+	// Read before the transaction, as a hint: in it, it would lock the end of the index into which every new payment goes.
+	known, err := attemptsOf(db.Primary(ctx), s.db.Query, id)
+	if err != nil {
+		return Attempt{}, "", err
+	}
 	a, err := web.Once(levee.WithActor(ctx, actor), s.db, "payment.start", key, request, func(ctx context.Context, tx *db.Tx) (*Attempt, error) {
-		return s.startTx(ctx, tx, actor, id, provider)
+		return s.startTx(ctx, tx, actor, id, provider, known)
 	})
 	if err != nil {
 		return Attempt{}, "", err
@@ -60,7 +65,8 @@ const sourceRehearsal = "rehearsal"
 
 var errRehearsal = levee.E(levee.CodeForbidden, "orders of a rehearsal are paid at the test provider only, where no money moves")
 
-func (s *Service) startTx(ctx context.Context, tx *db.Tx, actor levee.Actor, id levee.OrderID, provider string) (*Attempt, error) {
+// startTx is Start in a transaction. known are the order's attempts as they were a moment ago.
+func (s *Service) startTx(ctx context.Context, tx *db.Tx, actor levee.Actor, id levee.OrderID, provider string, known []Attempt) (*Attempt, error) {
 	switch {
 	case !actor.SignedIn():
 		return nil, levee.E(levee.CodeUnauthenticated, "sign in to pay")
@@ -68,6 +74,9 @@ func (s *Service) startTx(ctx context.Context, tx *db.Tx, actor levee.Actor, id 
 		return nil, errRehearsal
 	case s.gateways[provider] == nil || provider == providerFree:
 		return nil, levee.Invalid("body.provider", "one of "+strings.Join(s.Providers(), ", "), provider)
+	}
+	if err := s.orders.LockTx(ctx, tx, id); err != nil {
+		return nil, err
 	}
 	o, err := s.orders.ByIDTx(ctx, tx, id)
 	if err != nil {
@@ -86,40 +95,50 @@ func (s *Service) startTx(ctx context.Context, tx *db.Tx, actor levee.Actor, id 
 	case !now.Before(o.PayBy):
 		return nil, levee.E(levee.CodePaymentDeadlineOver, "the order had to be paid by %s", o.PayBy.Format(time.RFC3339))
 	}
-	before, err := attemptsOf(ctx, tx.Query, id)
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range before {
-		if a.State == StateStarted && a.Provider == provider {
-			return &a, nil
+	a, fresh, err := s.attemptTx(ctx, tx, o, provider, known, now)
+	if db.IsUnique(err) { // one was started since known was read; none can be while the order is locked
+		if known, err = attemptsOf(ctx, tx.Query, id); err == nil {
+			a, fresh, err = s.attemptTx(ctx, tx, o, provider, known, now)
 		}
 	}
-	if len(before) >= maxAttempts {
-		return nil, levee.E(levee.CodeLimitReached, "the order was tried to be paid %d times", len(before))
+	switch {
+	case db.IsUnique(err):
+		return nil, levee.E(levee.CodeUnavailable, "another payment of this order was started in the same moment").After(time.Second).Because(err)
+	case err != nil:
+		return nil, err
+	case fresh && a.Provider == providerFree:
+		return &a, s.receiveTx(ctx, tx, &a, trade{status: tradePaid, amount: a.Amount, at: a.CreatedAt})
+	}
+	return &a, nil
+}
+
+// attemptTx returns the started attempt at a provider among the known ones, or writes a new one. The unique index refuses the new
+// one's number where an attempt is not among those known.
+func (s *Service) attemptTx(ctx context.Context, tx *db.Tx, o order.Order, provider string, known []Attempt, now time.Time) (a Attempt, fresh bool, err error) {
+	for _, k := range known {
+		if k.State != StateStarted || k.Provider != provider {
+			continue
+		}
+		if a, err = s.lockTx(ctx, tx, k.ID); err != nil || a.State == StateStarted { // it may have ended since
+			return a, false, err
+		}
+	}
+	if len(known) >= maxAttempts {
+		return a, false, levee.E(levee.CodeLimitReached, "the order was tried to be paid %d times", len(known))
 	}
 	number, err := s.ids.Next()
 	if err != nil {
-		return nil, err
+		return a, false, err
 	}
 	at := fromMicro(now.UnixMicro())
-	a := Attempt{
-		ID: levee.PaymentID(number), Order: id, Number: len(before) + 1, Buyer: o.Buyer, Provider: provider, State: StateStarted, Amount: o.Total,
+	a = Attempt{
+		ID: levee.PaymentID(number), Order: o.ID, Number: len(known) + 1, Buyer: o.Buyer, Provider: provider, State: StateStarted, Amount: o.Total,
 		PayBy: o.PayBy, CreatedAt: at, UpdatedAt: at, askAt: now.Add(firstAsk).UnixMicro(),
 	}
 	if o.Total.Minor == 0 {
 		a.Provider = providerFree
 	}
-	if err := insertAttempt(ctx, tx, a); err != nil {
-		if db.IsUnique(err) {
-			return nil, levee.E(levee.CodeUnavailable, "another payment of this order was started in the same moment").After(time.Second).Because(err)
-		}
-		return nil, err
-	}
-	if a.Provider == providerFree {
-		return &a, s.receiveTx(ctx, tx, &a, trade{status: tradePaid, amount: a.Amount, at: at})
-	}
-	return &a, nil
+	return a, true, insertAttempt(ctx, tx, a)
 }
 
 func (s *Service) charge(a Attempt, o order.Order) charge {
@@ -165,6 +184,12 @@ func (s *Service) Notify(ctx context.Context, provider string, body []byte) (err
 	}
 	var fresh bool
 	err = s.db.Tx(levee.WithActor(ctx, levee.System), "payment.notify", func(ctx context.Context, tx *db.Tx) error {
+		// The order is locked before its payments, here as everywhere. That it is this payment's order is looked at below.
+		if o, err := s.sealer.Open(levee.KindOrder, n.order); err == nil {
+			if err := s.orders.LockTx(ctx, tx, levee.OrderID(o)); err != nil {
+				return err
+			}
+		}
 		a, err := s.lockTx(ctx, tx, levee.PaymentID(id))
 		if err != nil {
 			return err
@@ -288,7 +313,7 @@ func (s *Service) receiveTx(ctx context.Context, tx *db.Tx, a *Attempt, t trade)
 // before it answers. An error means that nobody knows.
 func (s *Service) ask(ctx context.Context, id levee.OrderID) (paid bool, err error) {
 	defer levee.Wrap(&err, "payment.ask(%d)", id)
-	attempts, err := attemptsOf(ctx, s.db.Query, id)
+	attempts, err := attemptsOf(db.Primary(ctx), s.db.Query, id)
 	if err != nil {
 		return false, err
 	}
@@ -326,6 +351,9 @@ func (s *Service) askAbout(ctx context.Context, a Attempt) (trade, error) {
 		return t, err
 	}
 	return t, s.db.Tx(levee.WithActor(ctx, levee.System), "payment.asked", func(ctx context.Context, tx *db.Tx) error {
+		if err := s.orders.LockTx(ctx, tx, a.Order); err != nil {
+			return err
+		}
 		a, err := s.lockTx(ctx, tx, a.ID)
 		if err != nil {
 			return err

@@ -70,18 +70,14 @@ type sandboxGateway struct {
 	client   *http.Client
 }
 
-func newSandboxGateway(cfg SandboxConfig) (*sandboxGateway, error) {
-	keys, err := openSandboxKeys(cfg.Dir)
-	if err != nil {
-		return nil, err
-	}
+func newSandboxGateway(cfg SandboxConfig, keys sandboxKeys) *sandboxGateway {
 	return &sandboxGateway{
 		cfg: cfg, key: keys.merchant, provider: &keys.provider.PublicKey,
 		client: &http.Client{
 			Timeout:       5 * time.Second,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-	}, nil
+	}
 }
 
 // Name is "test".

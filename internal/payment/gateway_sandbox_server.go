@@ -42,7 +42,7 @@ type Faults struct {
 
 // Sandbox is the test provider itself: a payment page for people, notifications that are repeated until the merchant answers
 // "success", and signed questions and refunds. It keeps its own books and shares nothing with the rest of the room but the
-// database file and the public keys. It is an http.Handler, mounted by the app with its prefix stripped or served elsewhere.
+// database and the public keys. Several nodes of a house are one provider: the books and keys are in SQL. It is an http.Handler, mounted by the app with its prefix stripped or served elsewhere.
 type Sandbox struct {
 	db       *db.DB
 	ids      *id.Generator
@@ -66,7 +66,7 @@ func NewSandbox(d Deps) (_ *Sandbox, err error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := openSandboxKeys(cfg.Sandbox.Dir)
+	keys, err := sandboxKeysOf(context.Background(), d, cfg.Sandbox.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func (b *Sandbox) getPay(w http.ResponseWriter, r *http.Request) {
 		b.showPage(w, r, http.StatusForbidden, nil, sandboxTrade{}, false)
 		return
 	}
-	t, err := sandboxTradeOf(r.Context(), b.db.Query, c.payment, "")
+	t, err := sandboxTradeOf(db.Primary(r.Context()), b.db.Query, c.payment, "")
 	if err != nil {
 		b.broken(w, r, err)
 		return
@@ -272,7 +272,7 @@ func (b *Sandbox) postQuery(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	t, err := sandboxTradeOf(r.Context(), b.db.Query, form.Get(fieldPayment), "")
+	t, err := sandboxTradeOf(db.Primary(r.Context()), b.db.Query, form.Get(fieldPayment), "")
 	if err != nil {
 		b.broken(w, r, err)
 		return
@@ -280,7 +280,7 @@ func (b *Sandbox) postQuery(w http.ResponseWriter, r *http.Request) {
 	answer := b.tell(t)
 	answer.Set(fieldPayment, form.Get(fieldPayment))
 	if request := form.Get(fieldRequest); request != "" {
-		trade, _, found, err := sandboxRefundOf(r.Context(), b.db.Query, request)
+		trade, _, found, err := sandboxRefundOf(db.Primary(r.Context()), b.db.Query, request)
 		if err != nil {
 			b.broken(w, r, err)
 			return
@@ -397,7 +397,7 @@ func (b *Sandbox) broken(w http.ResponseWriter, r *http.Request, err error) {
 
 // deliver lets late payers pay and tells the merchant what is due.
 func (b *Sandbox) deliver(ctx context.Context) error {
-	late, err := lateSandboxTrades(ctx, b.db.Query, b.clock(), sandboxBatch)
+	late, err := lateSandboxTrades(db.Primary(ctx), b.db.Query, b.clock(), sandboxBatch)
 	if err != nil {
 		return err
 	}
@@ -415,18 +415,24 @@ func (b *Sandbox) deliver(ctx context.Context) error {
 			return err
 		}
 	}
-	due, err := untoldSandboxTrades(ctx, b.db.Query, b.clock(), sandboxBatch)
+	due, err := untoldSandboxTrades(db.Primary(ctx), b.db.Query, b.clock(), sandboxBatch)
 	if err != nil || len(due) == 0 {
 		return err
 	}
+	var mine []sandboxTrade // those that no other node was faster with
 	err = b.db.Tx(ctx, "payment.sandbox_tell", func(ctx context.Context, tx *db.Tx) error {
+		mine = nil
 		for _, t := range due {
 			next := b.clock().Add(backoff(int(t.tries)+1, sandboxFirst, sandboxMost)).UnixMicro()
 			if t.tries+1 >= sandboxTries {
 				next = 0
 			}
-			if err := tellSandboxTrade(ctx, tx, t, next); err != nil {
+			first, err := tellSandboxTrade(ctx, tx, t, next)
+			if err != nil {
 				return err
+			}
+			if first {
+				mine = append(mine, t)
 			}
 		}
 		return nil
@@ -434,10 +440,10 @@ func (b *Sandbox) deliver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	told := make([]bool, len(due))
+	told := make([]bool, len(mine))
 	var g errgroup.Group
 	g.SetLimit(sandboxParallel)
-	for i, t := range due {
+	for i, t := range mine {
 		f := b.fault(func(f *Faults) { f.Lose = max(0, f.Lose-1) })
 		if f.Lose > 0 {
 			continue
@@ -448,7 +454,7 @@ func (b *Sandbox) deliver(ctx context.Context) error {
 		})
 	}
 	return errors.Join(g.Wait(), b.db.Tx(ctx, "payment.sandbox_told", func(ctx context.Context, tx *db.Tx) error {
-		for i, t := range due {
+		for i, t := range mine {
 			if told[i] {
 				if err := toldSandboxTrade(ctx, tx, t); err != nil {
 					return err

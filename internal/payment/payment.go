@@ -45,7 +45,8 @@ type SandboxConfig struct {
 	Enabled bool
 	// URL is where the provider is; default PublicURL + "/test-provider", where it runs inside this house.
 	URL string
-	// Dir holds the keys of both sides, made when they are missing. Default "data/sandbox".
+	// Dir holds the keys of both sides where the provider runs elsewhere (URL), made when they are missing. Inside the house they are in
+	// its database, and taken over from here at the first start. Default "data/sandbox".
 	Dir string
 	// Merchant is our number at the provider. Default "levee".
 	Merchant string
@@ -210,11 +211,11 @@ func New(d Deps) (_ *Service, err error) {
 	}
 	s.join(free{})
 	if cfg.Sandbox.Enabled {
-		g, err := newSandboxGateway(cfg.Sandbox)
+		keys, err := sandboxKeysOf(context.Background(), d, cfg.Sandbox.Dir)
 		if err != nil {
 			return nil, err
 		}
-		s.join(g)
+		s.join(newSandboxGateway(cfg.Sandbox, keys))
 	}
 	d.Orders.AskProvider(s.ask)
 	return s, nil
@@ -237,14 +238,14 @@ func (s *Service) Providers() []string {
 // ByID returns an attempt with its refunds, oldest first, to its buyer or an operator; CodeNotFound for anybody else.
 func (s *Service) ByID(ctx context.Context, actor levee.Actor, id levee.PaymentID) (_ Attempt, _ []Refund, err error) {
 	defer levee.Wrap(&err, "payment.ByID(%d)", id)
-	a, err := loadAttempt(ctx, s.db.Query, id, "")
+	a, err := loadAttempt(db.Primary(ctx), s.db.Query, id, "")
 	if err != nil {
 		return Attempt{}, nil, err
 	}
 	if !isOperator(actor) && (!actor.SignedIn() || actor.User != a.Buyer) {
 		return Attempt{}, nil, notFound()
 	}
-	refunds, err := refundsOf(ctx, s.db.Query, id)
+	refunds, err := refundsOf(db.Primary(ctx), s.db.Query, id)
 	return a, refunds, err
 }
 
@@ -254,7 +255,7 @@ func (s *Service) ByOrder(ctx context.Context, actor levee.Actor, id levee.Order
 	if _, err := s.orders.ByID(ctx, actor, id); err != nil {
 		return nil, err
 	}
-	return attemptsOf(ctx, s.db.Query, id)
+	return attemptsOf(db.Primary(ctx), s.db.Query, id)
 }
 
 func isOperator(a levee.Actor) bool { return a.Roles.Has(levee.RoleOperator | levee.RoleAdministrator) }

@@ -135,8 +135,10 @@ func (h *house) start(o order.Order) (Attempt, string) {
 
 // begin is Start without a key.
 func (h *house) begin(who levee.Actor, id levee.OrderID, provider string) (a Attempt, page string, err error) {
+	known, err := attemptsOf(h.t.Context(), h.DB.Query, id)
+	must(h.t, err)
 	err = h.tx(func(ctx context.Context, tx *db.Tx) error {
-		started, err := h.payments.startTx(ctx, tx, who, id, provider)
+		started, err := h.payments.startTx(ctx, tx, who, id, provider, known)
 		if err == nil {
 			a = *started
 		}
@@ -1021,7 +1023,10 @@ func TestFailBetweenSteps(t *testing.T) {
 	scenario := func(t *testing.T, nth int) (points []string, reached bool) {
 		h := open(t)
 		sku := h.sku(3, 800)
+		var mu sync.Mutex // guards points and reached: a provider's repeats may come side by side
 		h.payments.failAt = func(point string) error {
+			mu.Lock()
+			defer mu.Unlock()
 			points = append(points, point)
 			if len(points) == nth {
 				reached = true

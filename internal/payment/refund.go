@@ -34,6 +34,9 @@ func (s *Service) RefundOrderTx(ctx context.Context, tx *db.Tx, actor levee.Acto
 	if !isOperator(actor) {
 		return Refund{}, levee.E(levee.CodeForbidden, "only an operator may give money back")
 	}
+	if err := s.orders.LockTx(ctx, tx, id); err != nil {
+		return Refund{}, err
+	}
 	o, err := s.orders.ByIDTx(ctx, tx, id)
 	if err != nil {
 		return Refund{}, err
@@ -111,7 +114,7 @@ func (s *Service) returnTx(ctx context.Context, tx *db.Tx, a *Attempt, actor lev
 // tryRefund tells the provider to give the money back, or asks it what became of an earlier try. Whoever claims a refund is the
 // only one who talks about it until his lease is over.
 func (s *Service) tryRefund(ctx context.Context, r Refund) error {
-	a, err := loadAttempt(ctx, s.db.Query, r.Payment, "")
+	a, err := loadAttempt(db.Primary(ctx), s.db.Query, r.Payment, "")
 	if err != nil {
 		return err
 	}
@@ -176,6 +179,9 @@ func (s *Service) endRefund(ctx context.Context, r Refund, to RefundState, why s
 	ctx = levee.WithActor(ctx, levee.System)
 	return s.db.Tx(ctx, "payment.refund_end", func(ctx context.Context, tx *db.Tx) error {
 		now := s.clock()
+		if err := s.orders.LockTx(ctx, tx, r.Order); err != nil {
+			return err
+		}
 		ended, err := endRefund(ctx, tx, r.ID, to, why, now)
 		if err != nil || !ended {
 			return err // ended by somebody else

@@ -283,14 +283,11 @@ func TestKeys(t *testing.T) {
 
 // FuzzNotification: whatever the body, nothing panics, and nothing that is not signed is believed.
 func FuzzNotification(f *testing.F) {
-	g, err := newSandboxGateway(SandboxConfig{Dir: keyDir(), Merchant: "levee"})
-	if err != nil {
-		f.Fatal(err)
-	}
 	keys, err := openSandboxKeys(keyDir())
 	if err != nil {
 		f.Fatal(err)
 	}
+	g := newSandboxGateway(SandboxConfig{Merchant: "levee"}, keys)
 	good := url.Values{
 		fieldMethod: {methodNotify}, fieldMerchant: {"levee"}, fieldNotifyID: {"1"}, fieldPayment: {"pay_x"}, fieldOrder: {"ord_x"},
 		fieldStatus: {statusSuccess}, fieldAmount: {"1"}, fieldCurrency: {"CNY"}, fieldPaidAt: {"1"},

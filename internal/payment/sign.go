@@ -1,6 +1,7 @@
 package payment
 
 import (
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 
 	"levee"
+	"levee/internal/platform/db"
 )
 
 // Forms are signed as Alipay does it (RSA2: SHA-256 with RSA PKCS #1 v1.5, base 64, fields in order of their names), with one
@@ -117,6 +119,11 @@ func openKey(path string) (*rsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseKey(path, text)
+}
+
+// parseKey reads a private key; path says where it is from.
+func parseKey(path string, text []byte) (*rsa.PrivateKey, error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
 		return nil, fmt.Errorf("%s holds no PEM block", path)
@@ -132,12 +139,62 @@ func openKey(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-func makeKey(path string) (err error) {
+// newKey makes a private key (PEM, PKCS #8).
+func newKey() ([]byte, error) {
 	key, err := rsa.GenerateKey(rand.Reader, keyBits)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
+}
+
+// sandboxKeysOf returns the keys of both sides. Where the provider runs inside this house they are in its database, so that a payment which
+// began on one node is taken and told of by any other; those of an earlier version come from its folder. Where it runs
+// elsewhere they are in the folder that both sides were given.
+func sandboxKeysOf(ctx context.Context, d Deps, dir string) (k sandboxKeys, err error) {
+	if d.Config.Sandbox.URL != "" {
+		return openSandboxKeys(dir)
+	}
+	merchant, provider, err := storedSandboxKeys(ctx, d.DB.Query)
+	if err != nil {
+		return k, err
+	}
+	if merchant == "" {
+		if merchant, err = firstKey(filepath.Join(dir, "merchant.pem")); err != nil {
+			return k, err
+		}
+		if provider, err = firstKey(filepath.Join(dir, "provider.pem")); err != nil {
+			return k, err
+		}
+		err = d.DB.Tx(ctx, "payment.sandbox_keys", func(ctx context.Context, tx *db.Tx) (err error) {
+			if err = insertSandboxKeys(ctx, tx, merchant, provider, d.Obs.Clock()); db.IsUnique(err) { // another node was first
+				merchant, provider, err = storedSandboxKeys(ctx, tx.Query)
+			}
+			return err
+		})
+		if err != nil {
+			return k, err
+		}
+	}
+	if k.merchant, err = parseKey("payment_sandbox_key.merchant", []byte(merchant)); err != nil {
+		return k, err
+	}
+	k.provider, err = parseKey("payment_sandbox_key.provider", []byte(provider))
+	return k, err
+}
+
+// firstKey returns what an earlier version kept in a file, or a new key.
+func firstKey(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = newKey()
+	}
+	return string(text), err
+}
+
+func makeKey(path string) (err error) {
+	text, err := newKey()
 	if err != nil {
 		return err
 	}
@@ -147,7 +204,7 @@ func makeKey(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(tmp.Name())) }()
-	_, err = tmp.Write(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	_, err = tmp.Write(text)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}

@@ -79,10 +79,21 @@ func untoldSandboxTrades(ctx context.Context, q query, now time.Time, limit int)
 	return listSandboxTrades(ctx, q, ` WHERE notify_at <= ? ORDER BY notify_at LIMIT ?`, now.UnixMicro(), limit)
 }
 
-// tellSandboxTrade counts a try to tell the merchant and sets the next one; 0 for none.
-func tellSandboxTrade(ctx context.Context, tx *db.Tx, t sandboxTrade, next int64) error {
-	_, err := tx.Exec(ctx, `UPDATE payment_sandbox_trade SET notify_tries = notify_tries + 1, notify_at = ? WHERE id = ? AND notify_id = ?`,
-		nullable(next), t.id, t.notifyID)
+// tellSandboxTrade counts a try to tell the merchant and sets the next one; 0 for none. It reports whether this node is the one to do it.
+func tellSandboxTrade(ctx context.Context, tx *db.Tx, t sandboxTrade, next int64) (bool, error) {
+	return changed(tx.Exec(ctx, `UPDATE payment_sandbox_trade SET notify_tries = notify_tries + 1, notify_at = ? WHERE id = ? AND notify_id = ?`+
+		` AND notify_tries = ?`, nullable(next), t.id, t.notifyID, t.tries))
+}
+
+// storedSandboxKeys returns the private keys of both sides, "" before they are made.
+func storedSandboxKeys(ctx context.Context, q query) (merchant, provider string, err error) {
+	err = each(db.Primary(ctx), q, func(rows *db.Rows) error { return rows.Scan(&merchant, &provider) },
+		`SELECT merchant, provider FROM payment_sandbox_key WHERE id = 1`)
+	return merchant, provider, err
+}
+
+func insertSandboxKeys(ctx context.Context, tx *db.Tx, merchant, provider string, now time.Time) error {
+	_, err := tx.Exec(ctx, `INSERT INTO payment_sandbox_key (id, merchant, provider, made_at) VALUES (1, ?, ?, ?)`, merchant, provider, now.UnixMicro())
 	return err
 }
 

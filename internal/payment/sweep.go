@@ -10,6 +10,7 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/job"
+	"levee/internal/platform/schedule"
 )
 
 const (
@@ -19,13 +20,19 @@ const (
 	callTimeout  = 10 * time.Second // of all that is asked and booked about one attempt or refund
 )
 
-// Jobs returns the room's timed work: asking about attempts of which nothing was heard, and refunds.
-func (s *Service) Jobs() []job.Registration {
+// Work returns the room's timed work: asking about attempts of which nothing was heard, and refunds.
+func (s *Service) Work() []schedule.Work {
 	// A pool of their own: a provider that answers slowly must not hold up everybody else's jobs.
 	o := job.Options{Pool: "payment", Timeout: 2 * time.Minute}
-	return []job.Registration{
-		job.Every("payment.ask", sweepEvery, o, s.AskDue),
-		job.Every("payment.refund", sweepEvery, o, s.RefundDue),
+	return []schedule.Work{
+		schedule.Every("payment.ask", sweepEvery, o, s.AskDue).If(func(ctx context.Context) (bool, error) {
+			due, err := dueAttempts(db.Primary(ctx), s.db.Query, s.clock(), 1)
+			return len(due) > 0, err
+		}),
+		schedule.Every("payment.refund", sweepEvery, o, s.RefundDue).If(func(ctx context.Context) (bool, error) {
+			due, err := dueRefunds(db.Primary(ctx), s.db.Query, s.clock(), 1)
+			return len(due) > 0, err
+		}),
 	}
 }
 
@@ -33,7 +40,7 @@ func (s *Service) Jobs() []job.Registration {
 // asked about again later, for as long as it takes.
 func (s *Service) AskDue(ctx context.Context) (err error) {
 	defer levee.Wrap(&err, "payment.AskDue()")
-	return sweep(ctx, func() ([]Attempt, error) { return dueAttempts(ctx, s.db.Query, s.clock(), sweepBatch) }, s.askOne)
+	return sweep(ctx, func() ([]Attempt, error) { return dueAttempts(db.Primary(ctx), s.db.Query, s.clock(), sweepBatch) }, s.askOne)
 }
 
 func (s *Service) askOne(ctx context.Context, a Attempt) error {
@@ -54,7 +61,7 @@ func (s *Service) askOne(ctx context.Context, a Attempt) error {
 // RefundDue tries the refunds that are due.
 func (s *Service) RefundDue(ctx context.Context) (err error) {
 	defer levee.Wrap(&err, "payment.RefundDue()")
-	return sweep(ctx, func() ([]Refund, error) { return dueRefunds(ctx, s.db.Query, s.clock(), sweepBatch) }, s.tryRefund)
+	return sweep(ctx, func() ([]Refund, error) { return dueRefunds(db.Primary(ctx), s.db.Query, s.clock(), sweepBatch) }, s.tryRefund)
 }
 
 // sweep runs do for each thing that is due, until nothing is. One that fails stops none of the others, but the sweep ends with

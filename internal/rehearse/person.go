@@ -154,8 +154,13 @@ func (s *stage) hearTicket(f *flow, a *wire.Answer) verdict {
 	switch {
 	case t.Order != "" && a.Status != http.StatusAccepted:
 		quantity := cmp.Or(t.Quantity, int32(s.cfg.Quantity))
-		if s.told.order(s.crowd, f.buyer, f.press, quantity, t.Order, t.Reservation) && habit(s.cfg.Seed, f.press, askPay) < s.cfg.Pay {
-			s.payers.add(f.buyer, t.Order)
+		if s.told.order(s.crowd, f.buyer, f.press, quantity, t.Order, t.Reservation) {
+			if s.cfg.Watch.Ordered != nil {
+				s.cfg.Watch.Ordered()
+			}
+			if habit(s.cfg.Seed, f.press, askPay) < s.cfg.Pay {
+				s.payers.add(f.buyer, t.Order)
+			}
 		}
 		return verdict{class: classOrdered, final: finalOrdered, certain: true}
 	case t.Place == "refused":

@@ -85,10 +85,26 @@ type Config struct {
 	// Depth is how many requests Max sends on a connection before it waits for the first answer, 1 to 64. Default 1.
 	Depth int
 
+	// Late is how many of the Buyers, from 0 to one less than all, come only when everybody else has had his last word: whoever finds
+	// units then finds what came back in the meantime. With it everybody comes once, at Rate. Not with Queue or Max. Default 0.
+	Late int
+
 	// Quiet leaves out the progress and prints the result only.
 	Quiet bool
+	// Watch is told what happens while it happens, for tests that disturb the server meanwhile.
+	Watch Watch `json:"-"`
 
 	dial func(ctx context.Context) (net.Conn, error) // set by tests: a line that is no socket
+}
+
+// Watch is told of a rehearsal's moments. Each function may be nil.
+type Watch struct {
+	// Begin is called just before the first person comes, with the public id of the copy.
+	Begin func(copy string)
+	// Ordered is called when somebody was told of an order for the first time, by many goroutines; it must not wait.
+	Ordered func()
+	// Calm is called when everybody but the late ones has had his last word. Its error ends the rehearsal without an audit.
+	Calm func(ctx context.Context) error
 }
 
 // The defaults, and the bounds that need a name elsewhere.
@@ -151,6 +167,9 @@ func (c Config) Normal() (Config, error) {
 	}
 	if c.Max {
 		c.Early, c.Double, c.Poll = 0, 0, false
+	}
+	if c.Late < 0 || c.Late >= c.Buyers || c.Late > 0 && (c.Max || c.Queue) {
+		return c, levee.Invalid("Late", "from 0 to one less than the buyers, and 0 with a waiting room or Max", c.Late)
 	}
 	return c, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"slices"
@@ -84,6 +85,46 @@ func TestHonestHousePasses(t *testing.T) {
 	if !slices.Equal(h.acts, []string{"end"}) {
 		t.Errorf("the copy is ended once: %v", h.acts)
 	}
+}
+
+// Who comes late comes when all others have had their last word, and finds what came back meanwhile. Everybody comes once.
+func TestLateBuyersFindWhatCameBack(t *testing.T) {
+	h := newHouse(30, 1)
+	var begun string
+	var told, before atomic.Int64
+	r := rehearseIn(t, h, func(c *Config) {
+		c.Buyers, c.Late, c.Rate = 140, 40, 400
+		c.Watch = Watch{
+			Begin:   func(copy string) { begun = copy },
+			Ordered: func() { told.Add(1) },
+			Calm: func(context.Context) error {
+				before.Store(told.Load())
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				h.units, h.free = h.units+7, h.free+7 // as if operators had added them
+				return nil
+			}}
+		h.books = func(a *Account) { a.Stock.Offered = 30 }
+	})
+	if begun != "sal_2" || before.Load() != 30 || told.Load() != 37 || r.Arrivals != 140 || h.purchases.Load() != 140 {
+		t.Errorf("the copy %q began, %d were told before the late ones and %d in all, of %d presses and %d requests", begun, before.Load(), told.Load(),
+			r.Arrivals, h.purchases.Load())
+	}
+	for _, wrong := range []Config{{Late: 140}, {Late: -1}, {Late: 1, Max: true}, {Late: 1, Queue: true}} {
+		wrong.Server, wrong.Sale, wrong.Token, wrong.Buyers = "http://127.0.0.1:1", "sal_1", "x", 140
+		if _, err := wrong.Normal(); levee.CodeOf(err) != levee.CodeInvalid {
+			t.Errorf("%+v: %v", wrong, err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		dial, stop := newHouse(30, 1).pipes()
+		defer stop()
+		c := testConfig()
+		c.dial, c.Watch.Calm = dial, func(context.Context) error { return errors.New("not calm") }
+		if _, err := Run(t.Context(), c, io.Discard); err == nil || !strings.Contains(err.Error(), "not calm") {
+			t.Errorf("an error of Calm was lost: %v", err)
+		}
+	})
 }
 
 func TestBuyersComeAgainUpToTheLimit(t *testing.T) {

@@ -65,6 +65,8 @@ func newStage(ctx context.Context, c Config, out io.Writer) (_ *stage, err error
 		return nil, levee.E(levee.CodeConflict, "the units of this sale are given by a draw: there is no crowd to rehearse")
 	case c.Queue && !s.of.Admission.Room:
 		return nil, levee.E(levee.CodeConflict, "the sale %s has no waiting room", s.of.ID)
+	case c.Late > 0 && s.of.Admission.through():
+		return nil, levee.E(levee.CodeConflict, "the sale %s has a waiting room or a brake, so nobody comes late", s.of.ID)
 	case c.Max && s.of.Admission.through():
 		return nil, levee.E(levee.CodeConflict, "the sale %s has a waiting room or a brake, so --max cannot press as fast as it goes", s.of.ID)
 	}
@@ -131,6 +133,9 @@ func (s *stage) play(ctx context.Context) error {
 	}
 	p := newProgress(s)
 	side.Go(func() { p.run(ctx) })
+	if s.cfg.Watch.Begin != nil {
+		s.cfg.Watch.Begin(s.copy.ID)
+	}
 	var err error
 	if s.cfg.Max {
 		err = s.playClosed(ctx, p)
@@ -140,9 +145,18 @@ func (s *stage) play(ctx context.Context) error {
 		if s.room != nil { // everybody comes once; after that there is waiting
 			coming.most, coming.end = uint64(len(s.crowd)), s.homeAt()
 		}
+		if s.cfg.Late > 0 {
+			coming.most, coming.end = uint64(s.prompt()), s.cfg.Duration+s.cfg.Settle
+		}
 		o := s.newOffice(coming, nil)
 		p.office.Store(o)
 		err = o.run(ctx, s.cfg.Duration+s.cfg.Settle)
+	}
+	if err == nil && s.cfg.Watch.Calm != nil {
+		err = s.cfg.Watch.Calm(ctx)
+	}
+	if err == nil && s.cfg.Late > 0 {
+		err = s.playLate(ctx, p)
 	}
 	s.settled, s.cpu = s.now(), processTime()-cpu
 	if err != nil {
@@ -153,6 +167,26 @@ func (s *stage) play(ctx context.Context) error {
 		return pause(ctx, s.cfg.Settle, s.payers.gone)
 	}
 	return nil
+}
+
+// prompt is how many people do not come late.
+func (s *stage) prompt() int { return len(s.crowd) - s.cfg.Late }
+
+// playLate lets those come who come when all others have gone.
+func (s *stage) playLate(ctx context.Context, p *progress) (err error) {
+	// The connections of the others were cut with their last words.
+	if s.net, err = wire.NewNetwork(s.cfg.Server, s.cfg.dial); err != nil {
+		return err
+	}
+	now := s.now()
+	late := make([]*flow, 0, s.cfg.Late)
+	for n := s.prompt(); n < len(s.crowd); n++ {
+		late = append(late, &flow{press: uint64(n), buyer: int32(n), pressed: now, due: now})
+		s.rec.arrived(s.rec.shard(n), now, 0)
+	}
+	o := s.newOffice(nil, late)
+	p.office.Store(o)
+	return o.run(ctx, now+s.cfg.Settle)
 }
 
 // playClosed sends as much as the server takes, and then asks for what is not known yet.
@@ -259,6 +293,13 @@ func (s *stage) judge(ctx context.Context) (Report, error) {
 func (s *stage) notes() (list []string) {
 	if s.cfg.Pay > 0 {
 		list = append(list, s.payers.notes()...)
+	}
+	if r := s.room; r != nil {
+		r.mu.Lock()
+		if r.deaf > 0 {
+			list = append(list, fmt.Sprintf("%d of %d listeners never heard the counter: the server bounds how many streams one address opens.", r.deaf, r.deaf+r.listeners))
+		}
+		r.mu.Unlock()
 	}
 	if s.cfg.Max {
 		list = append(list, "This was a closed loop: each connection waits for its answer before it sends again, so latencies do not "+

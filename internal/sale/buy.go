@@ -10,6 +10,7 @@ import (
 	"levee/internal/gate"
 	"levee/internal/platform/id"
 	"levee/internal/tally"
+	"levee/internal/terms"
 )
 
 // Wish is a buyer's wish to take units of a sale.
@@ -66,10 +67,10 @@ func (s *Service) buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 		return Ticket{}, errRehearsal
 	case w.Quantity < 1:
 		return Ticket{}, levee.Invalid("body.quantity", "1 or more", w.Quantity)
-	case w.Quantity > maxPerBuyer:
+	case w.Quantity > terms.MaxPerBuyer:
 		return Ticket{}, levee.Invalid("body.quantity", "at most 1000", w.Quantity)
 	}
-	if v.TokenNeeded {
+	if v.TokenNeeded && v.Mode != ModeDraw { // a draw has none: it is refused below
 		if err := s.Admission.Verify(w.Admission, v.ID, w.Buyer.User, now); err != nil {
 			return Ticket{}, err
 		}
@@ -83,7 +84,7 @@ func (s *Service) buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 		return Ticket{}, levee.E(levee.CodeUnavailable, "no number can be given out now").After(time.Second).Because(err)
 	}
 	a.ID = levee.ReservationID(number)
-	t, verdict, epoch := l.gate.Take(a)
+	t, verdict, epoch := l.gate.Take(ctx, a)
 	if verdict == gate.Known {
 		ticket, found, err := s.repeat(ctx, v, a)
 		if found || err != nil {
@@ -91,7 +92,14 @@ func (s *Service) buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 		}
 		a.Checked = true
 		s.pass("buy.known")
-		t, verdict, epoch = l.gate.Take(a)
+		t, verdict, epoch = l.gate.Take(ctx, a)
+	}
+	if (a.Checked || l.follower != nil) && (verdict == gate.OverLimit || verdict == gate.SoldOut) {
+		// The first request with this key may have been settled between the look and the second try: the gate says "running" until
+		// then, so what is not found now was in no line when it decided. A gate that nodes share may have forgotten him for a moment.
+		if ticket, found, err := s.repeat(ctx, v, a); found || err != nil {
+			return ticket, err
+		}
 	}
 	s.metrics.verdicts[verdict].Inc()
 	switch verdict {
@@ -109,7 +117,12 @@ func (s *Service) buy(ctx context.Context, l *live, w Wish) (Ticket, error) {
 		return Ticket{}, levee.E(levee.CodeIdempotencyRunning, "the first request with this idempotency key is under way").After(time.Second)
 	case gate.Full:
 		return Ticket{}, levee.E(levee.CodeUnavailable, "too many purchases wait for the disk; nothing was taken").After(time.Second)
+	case gate.Away:
+		return Ticket{}, refusalAway.err
 	default:
+		if l.follower != nil {
+			l.follower.Wake()
+		}
 		return Ticket{}, refusalCold.err
 	}
 }

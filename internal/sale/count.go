@@ -46,13 +46,14 @@ func (s *Service) watch(l *live) {
 		Public: l.public, Tally: &l.tally,
 		State: func(ctx context.Context) (tally.State, error) {
 			stock, err := s.stockOf(ctx, sale)
-			n := l.gate.Numbers()
-			return tally.State{Phase: string(l.phase(l.view.Load(), s.Obs.Clock())), Stock: tally.Stock(stock),
-				Gate: tally.Gate{Warm: n.Warm, Remaining: n.Remaining, Unsettled: n.Unsettled, Waiting: int64(n.Waiting)}}, err
+			n := l.numbers()
+			return tally.State{Phase: string(l.phase(l.view.Load(), s.Obs.Clock())),
+				Stock: tally.Stock{Offered: stock.Offered, Remaining: stock.Remaining, Reserved: stock.Reserved, Sold: stock.Sold, Withdrawn: stock.Withdrawn},
+				Gate:  tally.Gate{Warm: n.Warm, Remaining: n.Remaining, Unsettled: n.Unsettled, Waiting: int64(n.Waiting)}}, err
 		},
 		Queue: func() tally.Queue {
 			n := s.Admission.Numbers(sale)
-			return tally.Queue{Waiting: n.Waiting, Admitted: n.Admitted, Served: n.Served, PerSecond: n.PerSecond}
+			return tally.Queue{Waiting: n.Waiting, Admitted: n.Admitted, Served: n.Served, PerSecond: n.PerSecond, Kept: n.Kept}
 		},
 		Line: func() (n tally.Line) {
 			if s.lineNumbers != nil {

@@ -8,6 +8,7 @@ import (
 	"levee/internal/gate"
 	"levee/internal/platform/db"
 	"levee/internal/tally"
+	"levee/internal/terms"
 )
 
 // Grant is what somebody gets out of turn: a draw's winner, the next of a waiting list.
@@ -57,9 +58,9 @@ func (s *Service) GrantTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, gra
 		switch {
 		case g.Buyer <= 0 || g.Key == "":
 			return nil, levee.E(levee.CodeInvalid, "a grant needs a buyer and a key")
-		case g.Quantity < 1 || g.Quantity > maxPerBuyer:
+		case g.Quantity < 1 || g.Quantity > terms.MaxPerBuyer:
 			return nil, levee.Invalid("quantity", "1 to 1000", g.Quantity)
-		case g.PayWithin != 0 && (g.PayWithin < minPayWithin || g.PayWithin > maxPayWithin):
+		case g.PayWithin != 0 && (g.PayWithin < terms.MinPayWithin || g.PayWithin > terms.MaxPayWithin):
 			return nil, levee.Invalid("pay_within", "10s to 168h", g.PayWithin)
 		}
 		number, err := s.IDs.Next()
@@ -78,17 +79,23 @@ func (s *Service) GrantTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, gra
 		return nil, err
 	}
 	freed, _ := ctx.Value(freedKey{}).(*freedUnits)
-	stock.Remaining = s.grantable(v, stock, freed)
+	may := stock
+	may.Remaining = s.grantable(v, stock, freed)
 	now := s.Obs.Clock()
-	won, units := s.judge(judgement{v: v, stock: stock, held: held, refused: v.noGrants(now), cut: true}, batch)
+	won, units := s.judge(judgement{v: v, stock: may, held: held, refused: v.noGrants(now), cut: true}, batch)
 	if len(won) > 0 {
-		if err := s.writeWonTx(ctx, tx, v, winners{won: won, units: units, at: now, within: within, reason: "given out of turn"}); err != nil {
+		m, err := s.writeWonTx(ctx, tx, v, &stock, winners{won: won, units: units, at: now, within: within, reason: "given out of turn"})
+		if err != nil {
 			return nil, err
 		}
 		if freed != nil && freed.sale == sale {
 			freed.units -= units
 		}
-		tx.AtCommit(func() { s.followGrants(sale, won, units) })
+		// Told before the move that brings units in which came back in the same transaction: so the gate never has a unit to sell that was
+		// given away.
+		m.Free, m.Won = 0, winsOf(won)
+		s.tell(tx, sale, m)
+		tx.AtCommit(func() { s.count(sale, func(t *tally.Sale) { t.Settled(len(won)) }) })
 		if v.Admission.Room {
 			tx.AfterCommit(func() {
 				for _, t := range won {
@@ -116,12 +123,12 @@ func (s *Sale) noGrants(now time.Time) error {
 	return nil
 }
 
-// grantable is how many units GrantTx may give: what SQL has, without those that this node's gate has given to takings which wait
-// for their settlement. Units that the transaction itself freed are in no gate yet, so they can be given in any case.
+// grantable is how many units GrantTx may give: what SQL has, without those that the gate has given to takings which wait for their
+// settlement (of a gate that nodes share: as this node saw it last, at most half a second ago). Units that the transaction itself freed are in no gate yet, so they can be given in any case.
 func (s *Service) grantable(v *Sale, stock Stock, freed *freedUnits) int64 {
 	free := stock.Remaining
 	if l := s.liveByID(v.ID); l != nil {
-		free -= l.gate.Numbers().Unsettled
+		free -= l.numbers().Unsettled
 	}
 	if freed != nil && freed.sale == v.ID {
 		free = max(free, min(freed.units, stock.Remaining))
@@ -129,14 +136,12 @@ func (s *Service) grantable(v *Sale, stock Stock, freed *freedUnits) int64 {
 	return max(free, 0)
 }
 
-// followGrants takes granted units out of the gate and counts them as their buyers'. It runs at the commit, before the move that
-// brings the units in where they came back in the same transaction: so the gate never has a unit to sell that was given away.
-func (s *Service) followGrants(sale levee.SaleID, won []*gate.Taking, units int64) {
-	s.gateMove(sale, -units, 0, 0)
-	for _, t := range won {
-		s.gateMove(sale, 0, t.Buyer, t.Quantity)
+func winsOf(won []*gate.Taking) []gate.Win {
+	wins := make([]gate.Win, len(won))
+	for i, t := range won {
+		wins[i] = gate.Win{ID: t.ID, Buyer: t.Buyer, Quantity: t.Quantity}
 	}
-	s.count(sale, func(t *tally.Sale) { t.Settled(len(won)) })
+	return wins
 }
 
 func (s *Service) answers(ctx context.Context, tx *db.Tx, batch []*gate.Taking, held map[levee.UserID][]Reservation, v *Sale, now time.Time,
@@ -179,11 +184,15 @@ type freedUnits struct {
 
 type freedKey struct{}
 
-// freeTx is told that units of a sale became free in this transaction: first it is asked who gets them out of turn, then, at the
-// commit and after the moves of those grants, gate and switch follow. held is by how much buyer holds more.
-func (s *Service) freeTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, buyer levee.UserID, held int32) error {
+// freeTx is told that units of a sale became free in this transaction by a movement (none where a sale resumed): first it is asked who
+// gets them out of turn, then, at the commit and after the moves of those grants, gate and switch follow.
+func (s *Service) freeTx(ctx context.Context, tx *db.Tx, v *Sale, back ...gate.Movement) error {
 	if s.onFree != nil && v.noGrants(s.Obs.Clock()) == nil {
-		ctx := context.WithValue(ctx, freedKey{}, &freedUnits{sale: v.ID, units: units})
+		freed := &freedUnits{sale: v.ID}
+		for _, m := range back {
+			freed.units += m.Free
+		}
+		ctx := context.WithValue(ctx, freedKey{}, freed)
 		if err := s.onFree(ctx, tx, v); err != nil {
 			return err
 		}
@@ -191,38 +200,53 @@ func (s *Service) freeTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, b
 			return err
 		}
 	}
-	tx.AtCommit(func() { s.gateMove(v.ID, units, buyer, held) })
+	s.tell(tx, v.ID, back...)
 	return nil
 }
 
-// gateMove follows in memory what SQL committed, and lifts the switch when that left stock in the gate.
-func (s *Service) gateMove(sale levee.SaleID, units int64, buyer levee.UserID, held int32) {
-	l := s.liveByID(sale)
-	if l == nil {
+// tell has the sale's gate follow movements that this transaction commits: in the order of the commits where it is this process's own,
+// soon after the commit where nodes share it.
+func (s *Service) tell(tx *db.Tx, sale levee.SaleID, moves ...gate.Movement) {
+	if s.Gates != nil {
+		tx.AfterCommit(func() {
+			if l := s.liveByID(sale); l != nil && s.step("tell") == nil {
+				l.follower.Tell(moves...)
+			}
+		})
 		return
 	}
-	n := l.gate.Move(units, buyer, held)
-	if units <= 0 {
-		s.pass("gate.moved")
-		return
-	}
-	if n.Remaining > 0 {
-		l.sw.Lift(n.Epoch)
-	}
-	s.pass("gate.freed")
+	tx.AtCommit(func() {
+		l := s.liveByID(sale)
+		if l == nil || len(moves) == 0 {
+			return
+		}
+		if err := l.gate.Apply(context.Background(), moves...); err != nil && levee.CodeOf(err) != levee.CodeNotWarmed {
+			s.log.Error("a gate could not follow its sale; it is loaded anew when it is next proved", "sale", l.public, "err", err)
+		}
+		var free int64
+		for _, m := range moves {
+			free = max(free, m.Free)
+		}
+		if free > 0 {
+			l.cameBack()
+			s.pass("gate.freed")
+		} else {
+			s.pass("gate.moved")
+		}
+	})
 }
 
-// FreeTx tells how many units GrantTx could give now, and how many SQL has. It fails with CodeNotFound.
-func (s *Service) FreeTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (free int64, stock Stock, err error) {
-	v, stock, err := s.lockSale(ctx, tx, sale)
+// FreeTx locks a sale, returns it as SQL has it and tells how many units GrantTx could give now, and how many SQL has. CodeNotFound.
+func (s *Service) FreeTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (v *Sale, free int64, stock Stock, err error) {
+	v, stock, err = s.lockSale(ctx, tx, sale)
 	if err != nil {
-		return 0, stock, err
+		return nil, 0, stock, err
 	}
 	freed, _ := ctx.Value(freedKey{}).(*freedUnits)
 	if v.noGrants(s.Obs.Clock()) == nil {
 		free = s.grantable(v, stock, freed)
 	}
-	return free, stock, nil
+	return v, free, stock, nil
 }
 
 // ByID returns a sale, as this node sells it or else from SQL. It asks for no right. CodeNotFound.

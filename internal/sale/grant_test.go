@@ -215,7 +215,7 @@ func TestWhoWaitsIsServedBeforeTheCrowd(t *testing.T) {
 	}
 	_, err = s.buy(l, 9, 1, "k")
 	wantCode(t, err, levee.CodeSoldOut)
-	if held, _ := l.gate.Held(buyer(10).User); held != 1 || len(*left) != 3 {
+	if held, _ := heldIn(l.gate, buyer(10).User); held != 1 || len(*left) != 3 {
 		t.Fatalf("the first in line holds %d, %v still wait", held, *left)
 	}
 	s.proved(t, l)
@@ -300,7 +300,7 @@ func TestAFailingLineUndoesTheRelease(t *testing.T) {
 func TestGrantsLeaveWhatTheGateHasTaken(t *testing.T) {
 	s := newShop(t, Config{})
 	l := s.open(t, 2, 1)
-	first, _, _ := l.gate.Take(attemptOf(s, t, 1))
+	first, _, _ := l.gate.Take(context.Background(), attemptOf(s, t, 1))
 	if first == nil {
 		t.Fatal("the gate took nothing")
 	}
@@ -330,13 +330,14 @@ func TestAReturnIsGivenBesideASettlement(t *testing.T) {
 	left := waitingLine(s, 7)
 	l := s.open(t, 2, 1)
 	first := s.grant(t, l, Grant{Buyer: buyer(1).User, Quantity: 1, Key: "a"})[0]
-	taken, _, _ := l.gate.Take(attemptOf(s, t, 2))
+	taken, _, _ := l.gate.Take(context.Background(), attemptOf(s, t, 2))
 	batch := l.gate.Next(10)
 	err := s.DB.Tx(t.Context(), "test.both", func(ctx context.Context, tx *db.Tx) error {
-		if err := s.sales.settleTx(ctx, tx, l.view.Load().ID, batch); err != nil {
+		seq, err := s.sales.settleTx(ctx, tx, l.view.Load().ID, batch)
+		if err != nil {
 			return err
 		}
-		tx.AtCommit(func() { s.sales.accountFor(l, batch) })
+		tx.AtCommit(func() { s.sales.accountFor(ctx, l, batch, seq) })
 		return s.orders.CancelTx(ctx, tx, levee.OrderID(first.Reservation), buyer(1), "no")
 	})
 	if err != nil || taken.Result.Err != nil {
@@ -352,7 +353,7 @@ func TestAReturnIsGivenBesideASettlement(t *testing.T) {
 func TestSwitchStaysShutWhereNothingIsLeft(t *testing.T) {
 	s := newShop(t, Config{})
 	l := s.open(t, 1, 1)
-	taken, _, _ := l.gate.Take(attemptOf(s, t, 1))
+	taken, _, _ := l.gate.Take(context.Background(), attemptOf(s, t, 1))
 	_, err := s.buy(l, 2, 1, "k")
 	wantCode(t, err, levee.CodeSoldOut)
 	s.do(t, l, "withdraw", 1)

@@ -2,13 +2,17 @@ package sale
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"levee"
 	"levee/internal/admission"
+	"levee/internal/books"
 	"levee/internal/catalog"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 	"levee/internal/platform/obs"
@@ -76,7 +80,7 @@ func (s *shop) join(t testing.TB, c Config) {
 	}
 	s.sales, err = New(Deps{DB: s.DB, IDs: s.IDs, Sealer: s.Sealer, Obs: s.Obs, Events: s.Events, Push: s.Push, Catalog: s.catalog,
 		Orders: s.orders, Admission: s.admission,
-		Tally: tally.New(tally.Deps{Obs: s.Obs, Push: s.Push, Node: "test", Nodes: 1}), Config: c})
+		Tally: tally.New(tally.Deps{Obs: s.Obs, Push: s.Push, Node: "test"}), Config: c})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,4 +181,58 @@ func (s *shop) ordersOf(t testing.TB, l *live) map[order.State]int {
 		t.Fatal(err)
 	}
 	return counts
+}
+
+// numbersOf, heldIn and pendingIn ask a gate that must answer.
+func numbersOf(g *gate.Gate) gate.Numbers {
+	n, err := g.Numbers(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func heldIn(g *gate.Gate, who levee.UserID) (int32, bool) {
+	held, known, err := g.Held(context.Background(), who)
+	if err != nil {
+		panic(err)
+	}
+	return held, known
+}
+
+func pendingIn(g *gate.Gate) []gate.Attempt {
+	list, err := g.Pending(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+var drifts atomic.Int64
+
+// drift makes a gate wrong: it follows a movement that is in no ledger.
+func drift(g *gate.Gate, units int64, who levee.UserID, held int32) {
+	m := gate.Movement{Seq: numbersOf(g).Applied + 30_000 + drifts.Add(1)%30_000, Free: units}
+	if held != 0 {
+		m.Holdings = []gate.Change{{Buyer: who, Units: held}}
+	}
+	if err := g.Apply(context.Background(), m); err != nil && levee.CodeOf(err) != levee.CodeNotWarmed {
+		panic(err)
+	}
+}
+
+// looseMove changes a sale's stock without its conditions, and numbers the movement as the engine does.
+func looseMove(ctx context.Context, tx *db.Tx, s *Service, set, where string, args []any, m movement) (gate.Movement, error) {
+	r, err := tx.Exec(ctx, "UPDATE sale_stock SET "+set+", seq=seq+1 WHERE "+where, args...)
+	if err != nil {
+		return gate.Movement{}, err
+	}
+	if n, err := r.RowsAffected(); err != nil || n != 1 {
+		return gate.Movement{}, errors.Join(errStockMoved, err)
+	}
+	st, err := s.stockTx(ctx, tx, m.sale)
+	if err != nil {
+		return gate.Movement{}, err
+	}
+	return gate.Movement{Seq: st.Seq, Free: books.Change(m.kind, m.units).Remaining}, s.ledgerTx(ctx, tx, st.Seq, m)
 }

@@ -55,7 +55,7 @@ func (s *Service) operatorRoutes(srv *web.Server) {
 		Errors: []int{404, 409, 422}, Summary: "Schedule, pause, resume, stop, top up, withdraw, force sold out or end a sale"}, s.postAct)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/acts", ID: "listActs", Tag: tag, Roles: operators, Limit: limit.Read,
 		Summary: "What operators did to a sale, who and why"}, s.getActs)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/ledger", ID: "listLedger", Tag: tag, Roles: operators, Limit: limit.Read,
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/ledger", ID: "listLedger", Tag: tag, Roles: operators, Limit: limit.Read, Replica: true,
 		Summary: "Every movement of a sale's stock, newest first"}, s.getLedger)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/account", ID: "getAccount", Tag: tag, Roles: operators, Limit: limit.Read,
 		Summary: "Prove a sale's books and show them"}, s.getAccount)

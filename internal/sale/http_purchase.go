@@ -78,7 +78,10 @@ func (s *Service) refuseFast(w http.ResponseWriter, r *http.Request) bool {
 	if err != nil || !who.SignedIn() || !who.MayJoin(l.view.Load().Rehearsal) {
 		return false
 	}
-	if _, known := l.gate.Held(who.User); known {
+	if l.follower != nil && !l.follower.Level() {
+		return false // the gate may have forgotten who holds units
+	}
+	if _, known, err := l.gate.Held(r.Context(), who.User); known || err != nil {
 		return false
 	}
 	shut.answer.write(w)
@@ -126,6 +129,7 @@ func (s *Service) purchase(w http.ResponseWriter, r *http.Request) {
 		web.WriteError(w, r, err)
 		return
 	}
+	web.Wrote(ctx) // the settler did, for him
 	s.writeTicket(w, l, t)
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 type metrics struct {
-	verdicts   [gate.Full + 1]prometheus.Counter
+	verdicts   [gate.Away + 1]prometheus.Counter
 	outcomes   *prometheus.CounterVec
 	batch      prometheus.Histogram
 	seconds    prometheus.Histogram
@@ -37,7 +37,7 @@ func newMetrics(o *obs.Obs, fast func() float64) *metrics {
 	refused := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "levee_sale_refused_fast_total", Help: "Attempts refused by the switch alone."}, fast)
 	for v, name := range [...]string{gate.Taken: "taken", gate.SoldOut: "sold_out", gate.Known: "known", gate.OverLimit: "limit_reached",
-		gate.Running: "running", gate.Cold: "not_warmed", gate.Full: "full"} {
+		gate.Running: "running", gate.Cold: "not_warmed", gate.Full: "full", gate.Away: "away"} {
 		m.verdicts[v] = verdicts.WithLabelValues(name)
 	}
 	o.Metrics.MustRegister(verdicts, m.outcomes, m.batch, m.seconds, m.imbalances, m.repairs, refused)

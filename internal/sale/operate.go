@@ -8,7 +8,9 @@ import (
 	"unicode/utf8"
 
 	"levee"
+	"levee/internal/gate"
 	"levee/internal/platform/db"
+	"levee/internal/terms"
 )
 
 // Command is what an operator tells a sale to do, and why.
@@ -37,25 +39,27 @@ func (s *Service) DoTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, c Comm
 	if c.Reason == "" || len(c.Reason) > maxReason || !utf8.ValidString(c.Reason) {
 		return nil, levee.Invalid("body.reason", "1 to 180 bytes of text", c.Reason)
 	}
-	if needs := c.Act == "top_up" || c.Act == "withdraw"; needs && (c.Units < 1 || c.Units > maxUnits) {
+	if needs := c.Act == "top_up" || c.Act == "withdraw"; needs && (c.Units < 1 || c.Units > terms.MaxUnits) {
 		return nil, levee.Invalid("body.units", "1 to 100000000", c.Units)
 	} else if !needs && c.Units != 0 {
 		return nil, levee.Invalid("body.units", "left out for "+c.Act, c.Units)
 	}
-	return s.act(ctx, tx, sale, func(v *Sale) (Act, error) {
+	return s.act(ctx, tx, sale, func(v *Sale, stock *Stock) (Act, []gate.Movement, error) {
 		done := Act{Act: c.Act, Units: c.Units, Reason: c.Reason, Actor: actor.User}
 		switch c.Act {
 		case "schedule":
 			done.Units = v.Units
-			return done, s.scheduleTx(ctx, tx, v, done)
+			moves, err := s.scheduleTx(ctx, tx, v, stock, done)
+			return done, moves, err
 		case "end":
-			return s.endTx(ctx, tx, v, done)
+			return s.endTx(ctx, tx, v, stock, done)
 		case "top_up", "withdraw":
-			return done, s.restockTx(ctx, tx, v, done)
+			moves, err := s.restockTx(ctx, tx, v, stock, done)
+			return done, moves, err
 		case "pause", "resume", "stop", "force_sold_out":
-			return done, v.steer(c.Act)
+			return done, nil, v.steer(c.Act)
 		}
-		return done, levee.Invalid("body.act", "one of "+strings.Join(Acts, ", "), c.Act)
+		return done, nil, levee.Invalid("body.act", "one of "+strings.Join(Acts, ", "), c.Act)
 	})
 }
 
@@ -80,14 +84,17 @@ func (v *Sale) steer(act string) error {
 	return nil
 }
 
+// changing changes a sale whose stock row is locked, and tells what was done and which movements of stock that wrote.
+type changing func(v *Sale, stock *Stock) (Act, []gate.Movement, error)
+
 // act runs one change of a sale: terms are read and written in one transaction with the act's record and event, and this node
 // sells by the new terms from the commit on.
-func (s *Service) act(ctx context.Context, tx *db.Tx, sale levee.SaleID, change func(*Sale) (Act, error)) (*Sale, error) {
-	v, _, err := s.lockSale(ctx, tx, sale)
+func (s *Service) act(ctx context.Context, tx *db.Tx, sale levee.SaleID, change changing) (*Sale, error) {
+	v, stock, err := s.lockSale(ctx, tx, sale)
 	if err != nil {
 		return nil, err
 	}
-	done, err := change(v)
+	done, moves, err := change(v, &stock)
 	if err != nil {
 		return nil, err
 	}
@@ -100,17 +107,17 @@ func (s *Service) act(ctx context.Context, tx *db.Tx, sale levee.SaleID, change 
 	if err := s.Events.Emit(ctx, tx, StateChanged{Sale: sale, State: v.State, Version: v.Version, At: v.UpdatedAt}); err != nil {
 		return nil, err
 	}
-	switch done.Act {
-	case "top_up":
-		err = s.freeTx(ctx, tx, v, done.Units, 0, 0)
-	case "resume":
-		err = s.freeTx(ctx, tx, v, 0, 0, 0)
+	if done.Act == "top_up" || done.Act == "resume" {
+		err = s.freeTx(ctx, tx, v, moves...)
+	} else if done.Act != "schedule" {
+		s.tell(tx, v.ID, moves...)
 	}
 	if err != nil {
 		return nil, err
 	}
 	tx.AtCommit(func() { s.follow(v) })
 	tx.AfterCommit(func() {
+		s.ring()
 		s.log.Info("a sale was changed", "sale", s.ref(sale), "act", done.Act, "units", done.Units, "reason", done.Reason,
 			"actor", s.userRef(done.Actor), "state", v.State)
 	})
@@ -122,68 +129,59 @@ func (s *Service) follow(v *Sale) {
 	if v.State == StateDraft {
 		return
 	}
-	l := s.bring(v)
-	l.gate.SetLimit(v.PerBuyer)
-	l.refreshSwitch(s.Obs.Clock())
+	s.bring(v)
 }
 
-// scheduleTx takes the draft's units from the catalog and loads the gate at the commit: a draft has no reservations to read.
-func (s *Service) scheduleTx(ctx context.Context, tx *db.Tx, v *Sale, done Act) error {
+// scheduleTx takes the draft's units from the catalog and loads the gate at the commit: a draft has no reservations to read. A gate that
+// nodes share is found cold and loaded by whoever looks first.
+func (s *Service) scheduleTx(ctx context.Context, tx *db.Tx, v *Sale, stock *Stock, done Act) ([]gate.Movement, error) {
 	if v.State != StateDraft {
-		return levee.E(levee.CodeConflict, "only a draft can be scheduled, this sale is %s", v.State)
+		return nil, levee.E(levee.CodeConflict, "only a draft can be scheduled, this sale is %s", v.State)
 	}
 	if !v.EndsAt.After(s.Obs.Clock()) {
-		return levee.E(levee.CodeConflict, "the sale's end has passed; change its terms first")
+		return nil, levee.E(levee.CodeConflict, "the sale's end has passed; change its terms first")
 	}
 	v.State = StateScheduled
-	if err := s.offerTx(ctx, tx, v, v.Units, done.Actor, done.Reason); err != nil {
-		return err
+	m, err := s.offerTx(ctx, tx, v, stock, v.Units, done.Actor, done.Reason)
+	if err == nil && s.Gates == nil {
+		tx.AtCommit(func() { s.loadLocal(s.bring(v), v, *stock, nil) })
 	}
-	tx.AtCommit(func() { s.bring(v).gate.Load(v.Units, v.PerBuyer, nil) })
-	return nil
+	return []gate.Movement{m}, err
 }
 
 // restockTx adds units to a sale, or takes free ones out of it, while it runs.
-func (s *Service) restockTx(ctx context.Context, tx *db.Tx, v *Sale, done Act) error {
+func (s *Service) restockTx(ctx context.Context, tx *db.Tx, v *Sale, stock *Stock, done Act) ([]gate.Movement, error) {
 	if v.State == StateDraft || v.State == StateEnded {
-		return levee.E(levee.CodeConflict, "units of a sale that is %s cannot be changed so", v.State)
-	}
-	stock, err := s.stockTx(ctx, tx, v.ID)
-	if err != nil {
-		return err
+		return nil, levee.E(levee.CodeConflict, "units of a sale that is %s cannot be changed so", v.State)
 	}
 	units := done.Units
-	if done.Act == "top_up" {
-		if stock.Offered+units > maxUnits {
-			return levee.Invalid("body.units", "at most "+strconv.FormatInt(maxUnits-stock.Offered, 10), units)
-		}
-		return s.offerTx(ctx, tx, v, units, done.Actor, done.Reason)
+	var m gate.Movement
+	var err error
+	switch {
+	case done.Act == "top_up" && stock.Offered+units > terms.MaxUnits:
+		err = levee.Invalid("body.units", "at most "+strconv.FormatInt(terms.MaxUnits-stock.Offered, 10), units)
+	case done.Act == "top_up":
+		m, err = s.offerTx(ctx, tx, v, stock, units, done.Actor, done.Reason)
+	case stock.Remaining < units:
+		err = levee.E(levee.CodeOutOfStock, "%d units are free, %d cannot be withdrawn", stock.Remaining, units)
+	default:
+		m, err = s.withdrawTx(ctx, tx, v, stock, units, done.Actor, done.Reason)
 	}
-	if stock.Remaining < units {
-		return levee.E(levee.CodeOutOfStock, "%d units are free, %d cannot be withdrawn", stock.Remaining, units)
-	}
-	tx.AtCommit(func() { s.gateMove(v.ID, -units, 0, 0) })
-	return s.withdrawTx(ctx, tx, v, units, done.Actor, done.Reason)
+	return []gate.Movement{m}, err
 }
 
 // endTx closes a sale for good and gives what is free back to the catalog. Reservations live on until they are paid or expire;
 // what expires later goes back to the catalog then.
-func (s *Service) endTx(ctx context.Context, tx *db.Tx, v *Sale, done Act) (Act, error) {
+func (s *Service) endTx(ctx context.Context, tx *db.Tx, v *Sale, stock *Stock, done Act) (Act, []gate.Movement, error) {
 	if v.State == StateDraft || v.State == StateEnded {
-		return done, levee.E(levee.CodeConflict, "a sale that is %s cannot be ended", v.State)
+		return done, nil, levee.E(levee.CodeConflict, "a sale that is %s cannot be ended", v.State)
 	}
 	v.State = StateEnded
-	stock, err := s.stockTx(ctx, tx, v.ID)
-	if err != nil {
-		return done, err
+	if done.Units = stock.Remaining; done.Units == 0 {
+		return done, nil, nil
 	}
-	if done.Units = stock.Remaining; stock.Remaining > 0 {
-		if err := s.withdrawTx(ctx, tx, v, stock.Remaining, done.Actor, done.Reason); err != nil {
-			return done, err
-		}
-		tx.AtCommit(func() { s.gateMove(v.ID, -stock.Remaining, 0, 0) })
-	}
-	return done, nil
+	m, err := s.withdrawTx(ctx, tx, v, stock, done.Units, done.Actor, done.Reason)
+	return done, []gate.Movement{m}, err
 }
 
 // Open drafts and schedules a sale in one step.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/books"
 	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
@@ -18,67 +19,80 @@ func (s *Service) Warm(ctx context.Context) (err error) {
 		return err
 	}
 	for _, v := range list {
-		if err := s.loadGate(ctx, s.bring(v)); err != nil {
+		l := s.bring(v)
+		if l.follower != nil {
+			err = l.follower.Look(ctx) // loads it if nobody has
+		} else {
+			err = s.loadGate(ctx, l)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// loadGate rebuilds a gate from SQL: available = remaining, buyers from reservations. It reads inside a writing transaction and
-// loads after its commit, so that no settlement or release can fall between what was read and what is loaded.
+// loadGate rebuilds a gate from SQL: available = remaining, buyers from reservations. Of a gate of this process it reads inside a writing
+// transaction and loads at its commit, so that no settlement or release can fall between what was read and what is loaded. A gate that nodes
+// share is loaded from a snapshot, and what falls in between is told by its number.
 func (s *Service) loadGate(ctx context.Context, l *live) error {
+	if l.follower != nil {
+		return l.follower.Reload(ctx)
+	}
 	started := time.Now()
-	var buyers int
+	var holdings []gate.Holding
 	err := s.DB.Tx(ctx, "sale.load", func(ctx context.Context, tx *db.Tx) error {
 		v, stock, err := s.lockSale(ctx, tx, l.view.Load().ID)
 		if err != nil {
 			return err
 		}
-		holdings, err := s.holdings(ctx, tx, v)
-		if err != nil {
+		if holdings, err = s.holdings(ctx, tx.Query, v, stock.Reserved+stock.Sold); err != nil {
 			return err
 		}
-		buyers = len(holdings)
-		tx.AtCommit(func() {
-			l.gate.Load(stock.Remaining, v.PerBuyer, holdings)
-			if v.Version >= l.view.Load().Version {
-				l.view.Store(v)
-			}
-			l.refreshSwitch(s.Obs.Clock())
-		})
+		tx.AtCommit(func() { s.loadLocal(l, v, stock, holdings) })
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	s.log.Info("a sale was loaded", "sale", l.public, "buyers", buyers, "seconds", time.Since(started).Seconds())
+	s.log.Info("a sale was loaded", "sale", l.public, "buyers", len(holdings), "seconds", time.Since(started).Seconds())
 	return nil
+}
+
+// loadLocal loads the gate of this process with what was read in the transaction that commits now. Books that are damaged (fewer than no
+// units remain) sell nothing, and the proof of the books says so; the house serves on.
+func (s *Service) loadLocal(l *live, v *Sale, stock Stock, holdings []gate.Holding) {
+	err := l.gate.Load(context.Background(), gate.State{Seq: stock.Seq, Remaining: max(stock.Remaining, 0), PerBuyer: v.PerBuyer, Holdings: holdings})
+	if err != nil {
+		s.log.Error("a gate could not be loaded", "sale", l.public, "err", err)
+	}
+	if v.Version >= l.view.Load().Version {
+		l.view.Store(v)
+	}
+	l.refreshSwitch(s.Obs.Clock())
 }
 
 // Account is what is known of a sale at one moment: SQL's stock, the sums of its reservations and of its ledger, and the gate.
 type Account struct {
 	Sale         *Sale
 	Stock        Stock
-	Reservations map[ReservationState]Sum
+	Reservations map[ReservationState]books.Sum
 	Ledger       map[string]int64
 	Gate         gate.Numbers
 	// OverLimit counts buyers who hold more than they may: always 0.
 	OverLimit int64
 	inGate    int64 // what the gate must count: SQL's remaining at the moment of Gate
+	moving    bool  // movements are on their way to a shared gate, so it cannot be compared
 	// Problems names every book that does not balance; empty is what it must be.
 	Problems []string
 }
-
-// Sum of reservations in one state.
-type Sum struct{ Count, Units int64 }
 
 // Balanced reports whether every unit is accounted for in every book.
 func (a *Account) Balanced() bool { return len(a.Problems) == 0 }
 
 // GateAgrees reports whether the gate of this node counts what SQL counts. An ended sale needs no gate.
 func (a *Account) GateAgrees() bool {
-	return a.Sale.State == StateEnded || a.Sale.State == StateDraft || a.Gate.Warm && a.Gate.Remaining+a.Gate.Unsettled == a.inGate
+	return a.Sale.State == StateEnded || a.Sale.State == StateDraft || a.moving || a.Gate.Warm && a.Gate.Remaining+a.Gate.Unsettled == a.inGate
 }
 
 // Prove adds up a sale's books in one snapshot and names every difference, and sets the gate beside SQL. It reads beside the
@@ -109,7 +123,7 @@ func (s *Service) prove(ctx context.Context, sale levee.SaleID, deep bool) (*Acc
 	if err != nil {
 		return nil, err
 	}
-	a.Problems = a.differences()
+	a.Problems = books.Differences(a.Stock, a.Reservations[Reserved], a.Reservations[Sold], a.Ledger, a.OverLimit)
 	return a, s.compareGate(ctx, a)
 }
 
@@ -120,33 +134,17 @@ func (s *Service) compareGate(ctx context.Context, a *Account) error {
 	if l == nil {
 		return nil
 	}
+	if l.follower != nil {
+		return s.compareShared(ctx, l, a)
+	}
 	return s.DB.Tx(ctx, "sale.compare", func(ctx context.Context, tx *db.Tx) error {
 		stock, err := s.stockTx(ctx, tx, a.Sale.ID)
 		if err != nil {
 			return err
 		}
-		tx.AtCommit(func() { a.Gate, a.inGate = l.gate.Numbers(), stock.Remaining })
+		tx.AtCommit(func() { a.Gate, a.inGate = l.numbers(), stock.Remaining })
 		return nil
 	})
-}
-
-func (a *Account) differences() []string {
-	var problems []string
-	check := func(ok bool, what string) {
-		if !ok {
-			problems = append(problems, what)
-		}
-	}
-	st, res, led := a.Stock, a.Reservations, a.Ledger
-	check(st.Balanced(), "offered - withdrawn is not remaining + reserved + sold")
-	check(st.Reserved == res[Reserved].Units, "stock reserved is not the sum of reserved reservations")
-	check(st.Sold == res[Sold].Units, "stock sold is not the sum of sold reservations")
-	check(st.Offered == led[movedOffered], "stock offered is not the ledger's offered")
-	check(st.Withdrawn == led[movedWithdrawn], "stock withdrawn is not the ledger's withdrawn")
-	check(st.Sold == led[movedSold]-led[movedReturned], "stock sold is not the ledger's sold - returned")
-	check(st.Reserved == led[movedReserved]-led[movedReleased]-led[movedSold], "stock reserved is not the ledger's reserved - released - sold")
-	check(a.OverLimit == 0, "a buyer holds more than he may")
-	return problems
 }
 
 // reconcileAll proves every live sale and repairs the gates that differ from SQL.
@@ -192,7 +190,7 @@ func (s *Service) Reconcile(ctx context.Context, sale levee.SaleID) (*Account, e
 // ProveAll proves every sale in SQL and calls yield for each, newest first: levee doctor and the kill test read it.
 func (s *Service) ProveAll(ctx context.Context, yield func(*Account) error) error {
 	for page := (levee.Page{Limit: levee.MaxPageLimit}); ; {
-		list, err := s.sales(ctx, page, true, false)
+		list, err := s.sales(db.Primary(ctx), page, true, false)
 		if err != nil || len(list) == 0 {
 			return err
 		}
@@ -267,11 +265,14 @@ func (s *Service) Reservation(ctx context.Context, id levee.ReservationID, who l
 		return ReservationStatus{}, err
 	}
 	if !found {
-		switch kept := s.refuse.of(id); {
-		case kept.existing != 0:
-			return s.Reservation(ctx, kept.existing, who)
-		case kept.err != nil:
-			return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: kept.err}, nil
+		switch kept := s.recall.Of(id); {
+		case kept.Existing != 0:
+			return s.Reservation(ctx, kept.Existing, who)
+		case kept.Err != nil:
+			return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: kept.Err}, nil
+		}
+		if lost, err := s.lost(ctx, id); err != nil || !lost {
+			return ReservationStatus{Reservation: Reservation{ID: id}, Place: "queued"}, err
 		}
 		return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: errPlaceLost}, nil
 	}

@@ -1,7 +1,6 @@
 package sale
 
 import (
-	"sync"
 	"time"
 
 	"levee"
@@ -27,6 +26,7 @@ var (
 	refusalEnded   = newRefusal(levee.E(levee.CodeEnded, "the sale is over"))
 	refusalDraw    = newRefusal(levee.E(levee.CodeDrawOnly, "the units of this sale are given by a draw; enter it instead"))
 	refusalDraft   = newRefusal(levee.E(levee.CodeNotFound, "there is no such sale"))
+	refusalAway    = newRefusal(levee.E(levee.CodeUnavailable, "purchases cannot be taken at this moment; nothing was taken, try again").After(2 * time.Second))
 	refusalCold    = newRefusal(levee.E(levee.CodeNotWarmed, "the sale is being loaded; ask again in a second").After(time.Second))
 )
 
@@ -36,50 +36,6 @@ func (v *Sale) notOpen() *refusal {
 		With("starts_at", v.StartsAt.Format(time.RFC3339Nano)))
 }
 
-// refusals keeps for ten minutes why a reservation that was answered 202 became nothing, or which one its idempotency key had
-// before, so that its buyer learns it when he asks. It is bounded; who falls out is told that his place was lost, which is true.
-type refusals struct {
-	mu  sync.Mutex // guards all below
-	why map[levee.ReservationID]refused
-}
-
-type refused struct {
-	err      error
-	existing levee.ReservationID // instead of err: the key's first answer
-	until    time.Time
-}
-
-const (
-	refusalKept    = 10 * time.Minute
-	refusalsAtMost = 100_000
-)
-
-func newRefusals() *refusals { return &refusals{why: map[levee.ReservationID]refused{}} }
-
-func (r *refusals) keep(id levee.ReservationID, o gate.Outcome, now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.why) < refusalsAtMost {
-		r.why[id] = refused{err: o.Err, existing: o.Existing, until: now.Add(refusalKept)}
-	}
-}
-
-func (r *refusals) of(id levee.ReservationID) refused {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.why[id]
-}
-
-func (r *refusals) sweep(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, e := range r.why {
-		if now.After(e.until) {
-			delete(r.why, id)
-		}
-	}
-}
-
 // settledLate keeps a refusal for a buyer who was answered 202, and tells his page.
 func (s *Service) settledLate(l *live, t *gate.Taking) {
 	place := "ordered"
@@ -87,7 +43,7 @@ func (s *Service) settledLate(l *live, t *gate.Taking) {
 		place = "refused"
 	}
 	if t.Result != (gate.Outcome{}) {
-		s.refuse.keep(t.ID, t.Result, s.Obs.Clock())
+		s.recall.Keep(t.ID, t.Result, s.Obs.Clock())
 	}
 	public := s.Sealer.Seal(levee.KindReservation, int64(t.ID))
 	s.Push.Publish("reservation:"+public, "reservation", []byte(`{"reservation":"`+public+`","place":"`+place+`"}`))

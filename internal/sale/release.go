@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"levee"
+	"levee/internal/books"
 	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
@@ -16,7 +17,7 @@ type source Service
 // ReleaseTx gives the units of a cancelled order back, once. They are free for the next buyer after the commit; if the sale is
 // over they go on to the catalog in the same transaction.
 func (src *source) ReleaseTx(ctx context.Context, tx *db.Tx, o order.Order, reason string) error {
-	return (*Service)(src).giveBackTx(ctx, tx, o, Reserved, movedReleased, reason)
+	return (*Service)(src).giveBackTx(ctx, tx, o, Reserved, books.Released, reason)
 }
 
 // giveBackTx releases what an order holds in a state; the reservation's compare-and-set decides that it happens once.
@@ -25,7 +26,7 @@ func (s *Service) giveBackTx(ctx context.Context, tx *db.Tx, o order.Order, from
 	if err != nil {
 		return err
 	}
-	v, _, err := s.lockSale(ctx, tx, r.Sale)
+	v, stock, err := s.lockSale(ctx, tx, r.Sale)
 	if err != nil {
 		return err
 	}
@@ -33,29 +34,24 @@ func (s *Service) giveBackTx(ctx context.Context, tx *db.Tx, o order.Order, from
 	if err != nil || !won {
 		return err
 	}
-	units := int64(r.Quantity)
-	if from == Sold {
-		err = s.returnStockTx(ctx, tx, r.Sale, units)
-	} else {
-		err = s.releaseStockTx(ctx, tx, r.Sale, units)
-	}
+	actor := levee.ActorFrom(ctx).User
+	back, err := s.moveTx(ctx, tx, &stock, movement{sale: r.Sale, kind: kind, units: int64(r.Quantity), reservation: r.ID, actor: actor, reason: short(reason)})
 	if err != nil {
 		return err
 	}
+	back.Holdings = []gate.Change{{Buyer: r.Buyer, Units: -r.Quantity}}
 	if err := s.step("release.after_stock"); err != nil {
-		return err
-	}
-	actor := levee.ActorFrom(ctx).User
-	if err := s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: kind, units: units, reservation: r.ID, actor: actor, reason: short(reason)}); err != nil {
 		return err
 	}
 	if from == Reserved {
 		tx.AtCommit(func() { s.count(r.Sale, (*tally.Sale).Cancelled) })
 	}
 	if v.State == StateEnded {
-		return s.withdrawTx(ctx, tx, v, units, actor, "given back after the sale's end")
+		gone, err := s.withdrawTx(ctx, tx, v, &stock, int64(r.Quantity), actor, "given back after the sale's end")
+		s.tell(tx, v.ID, gone, back)
+		return err
 	}
-	return s.freeTx(ctx, tx, v, units, r.Buyer, -r.Quantity)
+	return s.freeTx(ctx, tx, v, back)
 }
 
 // SoldTx marks the units of a paid order as sold.
@@ -65,18 +61,18 @@ func (src *source) SoldTx(ctx context.Context, tx *db.Tx, o order.Order) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.stockTx(ctx, tx, r.Sale); err != nil {
+	stock, err := s.stockTx(ctx, tx, r.Sale)
+	if err != nil {
 		return err
 	}
 	won, err := s.moveReservationTx(ctx, tx, r.ID, Reserved, Sold)
 	if err != nil || !won {
 		return err
 	}
-	if err := s.sellStockTx(ctx, tx, r.Sale, int64(r.Quantity)); err != nil {
-		return err
-	}
+	sold, err := s.moveTx(ctx, tx, &stock, movement{sale: r.Sale, kind: books.Sold, units: int64(r.Quantity), reservation: r.ID, actor: levee.ActorFrom(ctx).User})
 	tx.AtCommit(func() { s.count(r.Sale, (*tally.Sale).Paid) })
-	return s.ledgerTx(ctx, tx, movement{sale: r.Sale, kind: movedSold, units: int64(r.Quantity), reservation: r.ID, actor: levee.ActorFrom(ctx).User})
+	s.tell(tx, r.Sale, sold)
+	return err
 }
 
 // ReviveTx takes the units of a cancelled order again because its money came after all. It reports false, and the money goes
@@ -109,22 +105,17 @@ func (src *source) ReviveTx(ctx context.Context, tx *db.Tx, o order.Order) (bool
 	if err != nil || !won {
 		return false, err
 	}
-	if err := s.takeStockTx(ctx, tx, r.Sale, units); err != nil {
-		return false, err
-	}
-	if err := s.sellStockTx(ctx, tx, r.Sale, units); err != nil {
-		return false, err
-	}
-	for _, kind := range []string{movedReserved, movedSold} {
-		m := movement{sale: r.Sale, kind: kind, units: units, reservation: r.ID, actor: levee.ActorFrom(ctx).User, reason: "paid after its cancellation"}
-		if err := s.ledgerTx(ctx, tx, m); err != nil {
+	moves := make([]gate.Movement, 2)
+	for i, kind := range []string{books.Reserved, books.Sold} {
+		moves[i], err = s.moveTx(ctx, tx, &stock, movement{sale: r.Sale, kind: kind, units: units, reservation: r.ID, actor: levee.ActorFrom(ctx).User,
+			reason: "paid after its cancellation"})
+		if err != nil {
 			return false, err
 		}
 	}
-	tx.AtCommit(func() {
-		s.gateMove(r.Sale, -units, r.Buyer, r.Quantity)
-		s.count(r.Sale, (*tally.Sale).Paid)
-	})
+	moves[0].Holdings = []gate.Change{{Buyer: r.Buyer, Units: r.Quantity}}
+	s.tell(tx, r.Sale, moves...)
+	tx.AtCommit(func() { s.count(r.Sale, (*tally.Sale).Paid) })
 	return true, nil
 }
 
@@ -134,34 +125,26 @@ func (src *source) RefundedTx(ctx context.Context, tx *db.Tx, o order.Order, shi
 	if shipped {
 		return nil
 	}
-	return (*Service)(src).giveBackTx(ctx, tx, o, Sold, movedReturned, "refunded before it was shipped")
+	return (*Service)(src).giveBackTx(ctx, tx, o, Sold, books.Returned, "refunded before it was shipped")
 }
 
 // withdrawTx takes free units out of the sale and gives them back to the catalog (a rehearsal has taken none from there).
-func (s *Service) withdrawTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, actor levee.UserID, reason string) error {
-	if err := s.withdrawStockTx(ctx, tx, v.ID, units); err != nil {
-		return err
+func (s *Service) withdrawTx(ctx context.Context, tx *db.Tx, v *Sale, stock *Stock, units int64, actor levee.UserID, reason string) (gate.Movement, error) {
+	m, err := s.moveTx(ctx, tx, stock, movement{sale: v.ID, kind: books.Withdrawn, units: units, actor: actor, reason: short(reason)})
+	if err != nil || v.Rehearsal {
+		return m, err
 	}
-	if err := s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedWithdrawn, units: units, actor: actor, reason: short(reason)}); err != nil {
-		return err
-	}
-	if v.Rehearsal {
-		return nil
-	}
-	return s.Catalog.ReturnTx(ctx, tx, v.SKU, units, catalogReason, s.ref(v.ID))
+	return m, s.Catalog.ReturnTx(ctx, tx, v.SKU, units, catalogReason, s.ref(v.ID))
 }
 
 // offerTx brings units into the sale, out of the catalog's stock on hand. It fails with CodeOutOfStock if fewer are there.
-func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *Sale, units int64, actor levee.UserID, reason string) error {
+func (s *Service) offerTx(ctx context.Context, tx *db.Tx, v *Sale, stock *Stock, units int64, actor levee.UserID, reason string) (gate.Movement, error) {
 	if !v.Rehearsal {
 		if err := s.Catalog.TakeTx(ctx, tx, v.SKU, units, catalogReason, s.ref(v.ID)); err != nil {
-			return err
+			return gate.Movement{}, err
 		}
 	}
-	if err := s.offerStockTx(ctx, tx, v.ID, units); err != nil {
-		return err
-	}
-	return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedOffered, units: units, actor: actor, reason: short(reason)})
+	return s.moveTx(ctx, tx, stock, movement{sale: v.ID, kind: books.Offered, units: units, actor: actor, reason: short(reason)})
 }
 
 // catalogReason is the word for a sale's movements in the catalog's ledger; who and why stand in the sale's own.

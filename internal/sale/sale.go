@@ -15,14 +15,18 @@ import (
 
 	"levee"
 	"levee/internal/admission"
+	"levee/internal/books"
 	"levee/internal/catalog"
+	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
+	"levee/internal/recall"
 	"levee/internal/tally"
+	"levee/internal/terms"
 )
 
 //go:embed schema/*.sql
@@ -42,6 +46,10 @@ type Config struct {
 	// WaitingMax is the most purchases that may wait for settlement, per sale; beyond it buyers get 503 and nothing is taken.
 	// Default 20000, allowed 1 to 1000000. It bounds memory and the longest wait.
 	WaitingMax int
+	// GateLease is how old a taking of a gate that nodes share may become: then the node that took it has died or sleeps, any node gives its
+	// units back, and its own node settles it no more. After half as much again its buyer is told that his place was lost, so clocks of
+	// nodes must differ by less than that half. Default 10 s, allowed 1 s to 5 min. It must be longer than a node's longest line takes.
+	GateLease time.Duration
 	// ReconcileEvery is how often each live sale is proved against SQL. Default 30 s, allowed 1 s to 1 h.
 	ReconcileEvery time.Duration
 }
@@ -54,6 +62,7 @@ func (c *Config) fill() error {
 		min, max time.Duration
 	}{
 		{"sale.hold_for", &c.HoldFor, 2 * time.Second, 50 * time.Millisecond, 30 * time.Second},
+		{"sale.gate_lease", &c.GateLease, 10 * time.Second, time.Second, 5 * time.Minute},
 		{"sale.reconcile_every", &c.ReconcileEvery, 30 * time.Second, time.Second, time.Hour},
 	} {
 		if *f.v == 0 {
@@ -91,6 +100,11 @@ type Deps struct {
 	Admission *admission.Service
 	// Tally shows the numbers of sales to their operators; nil where nobody looks.
 	Tally *tally.Service
+	// Gates makes the gate of a sale that several nodes share; nil where this process is the only one that sells, with gates in its memory.
+	Gates func(sale levee.SaleID, waitingMax int) *gate.Gate
+	// Bell joins a bell that the nodes of a house share: ring tells the others, wake is called when another one rang. Neither waits. nil
+	// with nil Gates; with Gates it may be nil, and other nodes' changes are seen by looking alone, within a second.
+	Bell func(name string, wake func()) (ring func())
 	// Authenticate verifies an access token without touching a database in the common case: the sold-out path calls it for
 	// every loser.
 	Authenticate func(token string) (levee.Actor, error)
@@ -103,12 +117,17 @@ type Service struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	mu     sync.Mutex                       // serialises changes of the map of live sales
-	live   atomic.Pointer[map[string]*live] // by public id, replaced as a whole: the hot path reads it without a lock
-	run    atomic.Pointer[runner]           // set while Run is under way
-	joined sync.WaitGroup                   // settlers
-	fault  func(step string) error          // set by tests only: what fails or dies at a named step
-	refuse *refusals                        // refusals of reservations that were answered 202
+	mu     sync.Mutex                          // serialises changes of the map of live sales
+	live   atomic.Pointer[map[string]*live]    // by public id, replaced as a whole: the hot path reads it without a lock
+	run    atomic.Pointer[runner]              // set while Run is under way
+	joined sync.WaitGroup                      // settlers
+	timeOf func(levee.ReservationID) time.Time // when a reservation's number was given; replaced by tests
+	late   time.Duration                       // set by tests only: instead of Config.GateLease, for the follower alone
+	fault  func(step string) error             // set by tests only: what fails or dies at a named step
+	recall recall.Memory                       // what became of reservations that were answered 202
+
+	ring func()        // tells the other nodes that a sale was changed or has units again
+	rung chan struct{} // holds one signal while another node has rung
 
 	onFree      func(ctx context.Context, tx *db.Tx, v *Sale) error // set before Warm
 	lineNumbers func(levee.SaleID) (waiting, offered int64)         // set before Run
@@ -159,12 +178,12 @@ const (
 )
 
 // Mode is how a sale's units are given.
-type Mode string
+type Mode = terms.Mode
 
 // The modes. In a race units are taken, first come, first served; in a draw they are given by lot to those who entered.
 const (
-	ModeRace Mode = "race"
-	ModeDraw Mode = "draw"
+	ModeRace = terms.ModeRace
+	ModeDraw = terms.ModeDraw
 )
 
 // Sale is one sale's terms. Times are UTC, units and limits are counts. What the room hands out may be shared by all who read it and
@@ -231,15 +250,7 @@ func (s *Sale) PhaseAt(now time.Time) Phase {
 }
 
 // Stock is a sale's account by SQL: offered - withdrawn = remaining + reserved + sold.
-type Stock struct {
-	Offered, Remaining, Reserved, Sold, Withdrawn int64
-}
-
-// Balanced reports whether every unit is accounted for.
-func (s Stock) Balanced() bool {
-	return s.Offered-s.Withdrawn == s.Remaining+s.Reserved+s.Sold &&
-		s.Remaining >= 0 && s.Reserved >= 0 && s.Sold >= 0 && s.Withdrawn >= 0
-}
+type Stock = books.Stock
 
 // ReservationState of a row of sale_reservation.
 type ReservationState int8
@@ -270,18 +281,11 @@ type Reservation struct {
 	Buyer    levee.UserID
 	Quantity int32
 	State    ReservationState
-	key      int64
+	key, seq int64
 }
 
-// Limits of a sale's terms.
-const (
-	maxTitle     = 120
-	maxUnits     = 100_000_000
-	maxPerBuyer  = 1000
-	maxPayWithin = 7 * 24 * time.Hour
-	minPayWithin = 10 * time.Second
-	maxReason    = 180
-)
+// maxReason is how long a reason may be, in bytes.
+const maxReason = 180
 
 // New builds the room and joins it to order as the source "sale" and "rehearsal". It fails with CodeInvalid on a config value
 // out of bounds. Nothing sells before Warm.
@@ -289,9 +293,13 @@ func New(d Deps) (*Service, error) {
 	if err := d.Config.fill(); err != nil {
 		return nil, err
 	}
-	s := &Service{Deps: d, log: d.Obs.Named("sale"), refuse: newRefusals()}
+	s := &Service{Deps: d, log: d.Obs.Named("sale"), ring: func() {}, rung: make(chan struct{}, 1),
+		timeOf: func(r levee.ReservationID) time.Time { return id.TimeOf(int64(r)) }, late: d.Config.GateLease}
 	s.live.Store(&map[string]*live{})
 	s.metrics = newMetrics(d.Obs, s.refusedFast)
+	if d.Bell != nil {
+		s.ring = d.Bell("sale", s.heard)
+	}
 	d.Orders.AddSource(sourceSale, (*source)(s))
 	d.Orders.AddSource(sourceRehearsal, (*source)(s))
 	return s, nil
@@ -324,10 +332,16 @@ func (s *Service) Run(ctx context.Context) error {
 	defer tick.Stop()
 	reconcile := time.NewTicker(s.Config.ReconcileEvery)
 	defer reconcile.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-tick.C:
 			s.housekeep(ctx)
+		case <-look.C:
+			s.lookAround(ctx)
+		case <-s.rung:
+			s.lookAround(ctx)
 		case <-reconcile.C:
 			s.reconcileAll(ctx)
 		case <-ctx.Done():
@@ -355,5 +369,5 @@ func (s *Service) housekeep(ctx context.Context) {
 		}
 		s.publish(l, now)
 	}
-	s.refuse.sweep(now)
+	s.recall.Sweep(now)
 }

@@ -2,9 +2,11 @@ package sale
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"levee"
+	"levee/internal/books"
 	"levee/internal/gate"
 	"levee/internal/order"
 	"levee/internal/platform/db"
@@ -80,13 +82,14 @@ func (s *Service) spend(l *live, batch []*gate.Taking) {
 // up by reservation id until SQL answers: nothing is undone blindly, and no buyer is told a guess.
 func (s *Service) settleBatch(ctx context.Context, l *live, batch []*gate.Taking) {
 	started := time.Now()
-	err := s.settleOnce(ctx, l, batch)
+	s.pass("settle.begin")
+	seq, err := s.settleOnce(ctx, l, batch)
 	for wait := 10 * time.Millisecond; err != nil; wait = min(2*wait, time.Second) {
 		s.log.Warn("a settlement has no known outcome; its reservations are looked up", "sale", l.public, "purchases", len(batch), "err", err)
 		s.pass("settle.unknown")
-		found, lookErr := s.settledAmong(ctx, batch)
+		found, lookErr := s.settledAmong(ctx, l.view.Load().ID, idsOf(batch))
 		if lookErr == nil {
-			s.resolveUnknown(l, batch, found, err)
+			s.resolveUnknown(ctx, l, batch, found, seq, err)
 			break
 		}
 		time.Sleep(wait)
@@ -94,8 +97,17 @@ func (s *Service) settleBatch(ctx context.Context, l *live, batch []*gate.Taking
 	s.metrics.settled(batch, time.Since(started))
 }
 
-// resolveUnknown ends a batch whose commit was not answered: what SQL holds is won, the rest took nothing.
-func (s *Service) resolveUnknown(l *live, batch []*gate.Taking, found map[levee.ReservationID]bool, cause error) {
+func idsOf(batch []*gate.Taking) []levee.ReservationID {
+	ids := make([]levee.ReservationID, len(batch))
+	for i, t := range batch {
+		ids[i] = t.ID
+	}
+	return ids
+}
+
+// resolveUnknown ends a batch whose commit was not answered: what SQL holds is won, the rest took nothing. seq is the movement that the
+// transaction wrote if it was committed.
+func (s *Service) resolveUnknown(ctx context.Context, l *live, batch []*gate.Taking, found map[levee.ReservationID]bool, seq int64, cause error) {
 	refused := levee.E(levee.CodeUnavailable, "the purchase could not be written; nothing was taken").After(time.Second).Because(cause)
 	for _, t := range batch {
 		t.Result = gate.Outcome{}
@@ -103,11 +115,11 @@ func (s *Service) resolveUnknown(l *live, batch []*gate.Taking, found map[levee.
 			t.Result.Err = refused
 		}
 	}
-	s.accountFor(l, batch)
+	s.accountFor(ctx, l, batch, seq)
 }
 
-// accountFor gives what was refused back to the gate, and counts what was won.
-func (s *Service) accountFor(l *live, batch []*gate.Taking) {
+// accountFor gives what was refused back to the gate, counts what was won, and tells the gate the movement of the winners.
+func (s *Service) accountFor(ctx context.Context, l *live, batch []*gate.Taking, seq int64) {
 	won := 0
 	for _, t := range batch {
 		if !t.Result.Refused() {
@@ -115,54 +127,59 @@ func (s *Service) accountFor(l *live, batch []*gate.Taking) {
 		}
 	}
 	l.tally.Settled(won)
-	if l.gate.Settle(batch) == 0 {
-		return
-	}
-	// What came back may have been given out of turn meanwhile: then the gate has nothing to sell, and the switch stays shut.
-	if n := l.gate.Numbers(); n.Remaining > 0 {
-		l.sw.Lift(n.Epoch)
+	if l.gate.Settle(ctx, batch, seq) > 0 {
+		l.cameBack()
 	}
 }
 
-// settleOnce is one transaction: stock by condition, reservations, orders, ledger and event, all or nothing. The gate's
-// account follows in the commit's own order (AtCommit), so a gate that is loaded meanwhile counts nothing twice.
-func (s *Service) settleOnce(ctx context.Context, l *live, batch []*gate.Taking) error {
+// settleOnce is one transaction: stock by condition, reservations, orders, ledger and event, all or nothing; it returns the number of
+// its movement, 0 if nobody won. A gate of this process follows in the commit's own order (AtCommit), so what is loaded meanwhile
+// counts nothing twice; a shared one is told after the commit, and counts nothing twice by the movement's number.
+func (s *Service) settleOnce(ctx context.Context, l *live, batch []*gate.Taking) (seq int64, err error) {
 	var lost error
-	err := s.DB.Tx(ctx, "sale.settle", func(ctx context.Context, tx *db.Tx) error {
-		if err := s.settleTx(ctx, tx, l.view.Load().ID, batch); err != nil {
+	err = s.DB.Tx(ctx, "sale.settle", func(ctx context.Context, tx *db.Tx) (err error) {
+		if seq, err = s.settleTx(ctx, tx, l.view.Load().ID, batch); err != nil {
 			return err
 		}
-		tx.AtCommit(func() {
+		follow := func() {
 			if lost = s.step("settle.answer"); lost == nil {
-				s.accountFor(l, batch)
+				s.accountFor(ctx, l, batch, seq)
 			}
-		})
+		}
+		if l.gate.Local() {
+			tx.AtCommit(follow)
+		} else {
+			tx.AfterCommit(follow)
+		}
 		return s.step("settle.before_commit")
 	})
-	if err != nil {
-		return err
-	}
-	return lost
+	return seq, errors.Join(err, lost)
 }
 
-// settleTx takes stock for a batch in the order of arrival and writes what was won. The results of all takings are set.
-func (s *Service) settleTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, batch []*gate.Taking) error {
+// settleTx takes stock for a batch in the order of arrival and writes what was won. The results of all takings are set, anew each time
+// that the transaction is run. It returns the number of its movement.
+func (s *Service) settleTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, batch []*gate.Taking) (int64, error) {
 	v, stock, err := s.lockSale(ctx, tx, sale)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	held, err := s.heldBy(ctx, tx, sale, batch)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := s.step("settle.after_read"); err != nil {
-		return err
+		return 0, err
 	}
-	won, units := s.judge(judgement{v: v, stock: stock, held: held, refused: v.noSettlement()}, batch)
+	j := judgement{v: v, stock: stock, held: held, refused: v.noSettlement()}
+	if s.Gates != nil {
+		j.lease = s.Config.GateLease
+	}
+	won, units := s.judge(j, batch)
 	if len(won) == 0 {
-		return nil
+		return 0, nil
 	}
-	return s.writeWonTx(ctx, tx, v, winners{won: won, units: units, at: s.Obs.Clock()})
+	m, err := s.writeWonTx(ctx, tx, v, &stock, winners{won: won, units: units, at: s.Obs.Clock()})
+	return m.Seq, err
 }
 
 // winners are takings that a judgement let have their units, and how their orders are written.
@@ -174,27 +191,35 @@ type winners struct {
 	reason string                                // for the ledger
 }
 
-// writeWonTx writes what was won: stock by condition, reservations, orders, one row of the ledger and the event.
-func (s *Service) writeWonTx(ctx context.Context, tx *db.Tx, v *Sale, w winners) error {
-	if err := s.takeStockTx(ctx, tx, v.ID, w.units); err != nil {
-		return err
+// writeWonTx writes what was won: stock by condition with one row of the ledger, reservations, orders and the event.
+func (s *Service) writeWonTx(ctx context.Context, tx *db.Tx, v *Sale, stock *Stock, w winners) (gate.Movement, error) {
+	first, last := span(w.won)
+	m, err := s.moveTx(ctx, tx, stock, movement{sale: v.ID, kind: books.Reserved, units: w.units, reservation: first, last: last, reason: w.reason})
+	if err != nil {
+		return m, err
 	}
 	if err := s.step("settle.after_stock"); err != nil {
-		return err
+		return m, err
 	}
-	if err := s.insertReservationsTx(ctx, tx, v.ID, w.won, w.at); err != nil {
-		return err
+	if err := s.insertReservationsTx(ctx, tx, v.ID, w.won, w.at, m.Seq); err != nil {
+		return m, err
 	}
 	if err := s.step("settle.after_reservations"); err != nil {
-		return err
+		return m, err
 	}
 	if err := s.Orders.CreateManyTx(ctx, tx, s.newOrders(v, w)); err != nil {
-		return err
+		return m, err
 	}
-	if err := s.step("settle.after_orders"); err != nil {
-		return err
+	return m, s.step("settle.after_orders")
+}
+
+// span is the first and the last reservation of several, by number; 0 for the last of one.
+func span(won []*gate.Taking) (first, last levee.ReservationID) {
+	first = won[0].ID
+	for _, t := range won[1:] {
+		first, last = min(first, t.ID), max(first, last, t.ID)
 	}
-	return s.ledgerTx(ctx, tx, movement{sale: v.ID, kind: movedReserved, units: w.units, reservation: w.won[0].ID, reason: w.reason})
+	return first, last
 }
 
 // noSettlement tells why nothing that the gate has taken can be settled, or nil.
@@ -216,14 +241,20 @@ type judgement struct {
 	stock   Stock
 	held    map[levee.UserID][]Reservation
 	refused error // for everybody who is not owed his first answer
-	cut     bool  // whoever cannot have all gets what he can have; his key answers for any quantity
+	// lease is how old a taking may be, 0 for any age: another node has given up an older one, and may have told its buyer.
+	lease time.Duration
+	cut   bool // whoever cannot have all gets what he can have; his key answers for any quantity
 }
 
 // judge decides each taking: SQL has the last word on state, stock, limit and key.
 func (s *Service) judge(j judgement, batch []*gate.Taking) (won []*gate.Taking, units int64) {
 	won = make([]*gate.Taking, 0, len(batch))
+	now := s.Obs.Clock()
 	for _, t := range batch {
 		t.Result = gate.Outcome{Err: j.refused}
+		if j.lease > 0 && now.Sub(t.At) > j.lease {
+			t.Result.Err = errPlaceLost
+		}
 		mine := j.held[t.Buyer]
 		var sum int32
 		for _, r := range mine {

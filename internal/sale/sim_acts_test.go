@@ -57,6 +57,9 @@ func (w *world) setActions() {
 		{"gate wrong", 0.7, atTop, func() bool { return w.flaw == nil || !w.flaw.trueGate }, w.drift},
 		{"kill", 0.7, atTop, always, func() { w.kill("an idle moment") }},
 	}
+	if w.h.redis != nil {
+		w.actions = append(slices.DeleteFunc(w.actions, func(a action) bool { return a.name == "gate wrong" || a.name == "clock back" }), w.sharedActions()...)
+	}
 	w.weights = make([]float64, len(w.actions))
 	for i, a := range w.actions {
 		w.weights[i] = a.weight * []float64{0.2, 0.5, 1, 1, 1, 3}[w.r.IntN(6)]
@@ -299,10 +302,10 @@ func (w *world) drift() {
 	w.tainted = true
 	n := levee.UserID(1_000_000 + w.r.IntN(w.buyers))
 	held := int32(0)
-	if has, _ := w.l.gate.Held(n); has > 0 && w.chance(0.5) {
+	if has, _ := heldIn(w.l.gate, n); has > 0 && w.chance(0.5) {
 		held = -1
 	}
-	w.l.gate.Move(units, n, held)
+	drift(w.l.gate, units, n, held)
 }
 
 // tick is the engine's housekeeping.
@@ -313,7 +316,7 @@ func (w *world) tick() {
 
 // reconcile proves the sale and repairs the gate.
 func (w *world) reconcile() {
-	before := w.l.gate.Numbers().Epoch
+	before := numbersOf(w.l.gate).Epoch
 	var err error
 	loaded := false
 	if w.flaw != nil && w.flaw.load != nil {
@@ -330,7 +333,7 @@ func (w *world) reconcile() {
 	w.lawful("reconcile", err)
 	if w.lost {
 		w.tainted = true // loaded between a commit and its answer: low until the next time
-	} else if loaded || w.mate == nil && w.l.gate.Numbers().Epoch != before { // in a shared commit others raise it, too
+	} else if loaded || w.mate == nil && numbersOf(w.l.gate).Epoch != before { // in a shared commit others raise it, too
 		w.tainted = false
 	}
 }

@@ -54,7 +54,7 @@ func (w *world) byKey(n int, key string) (r Reservation, found bool) {
 }
 
 // books is what SQL holds, read by the simulator.
-type books struct {
+type simBooks struct {
 	Stock
 	state    State
 	forced   int
@@ -64,8 +64,8 @@ type books struct {
 	held     map[levee.UserID]int64
 }
 
-func (w *world) books() *books {
-	b := &books{held: map[levee.UserID]int64{}}
+func (w *world) books() *simBooks {
+	b := &simBooks{held: map[levee.UserID]int64{}}
 	w.rows(func(rows *db.Rows) error {
 		return rows.Scan(&b.Offered, &b.Remaining, &b.Reserved, &b.Sold, &b.Withdrawn, &b.state, &b.forced, &b.limit)
 	}, "SELECT s.offered, s.remaining, s.reserved, s.sold, s.withdrawn, h.state, h.forced_sold_out, h.per_buyer "+
@@ -138,11 +138,15 @@ func (w *world) check() {
 }
 
 // checkGate compares the gate and the switch with the books.
-func (w *world) checkGate(b *books) {
+func (w *world) checkGate(b *simBooks) {
 	if b.state == StateEnded || !w.warm || w.tainted {
 		return
 	}
-	n := w.l.gate.Numbers()
+	if w.h.redis != nil {
+		w.checkShared()
+		return
+	}
+	n := numbersOf(w.l.gate)
 	if !n.Warm || n.Remaining+n.Unsettled != b.Remaining {
 		w.fail("the gate counts %+v, SQL has %d free", n, b.Remaining)
 	}
@@ -151,12 +155,12 @@ func (w *world) checkGate(b *books) {
 	}
 	g := w.l.gate
 	unsettled := map[levee.UserID]int64{}
-	for _, a := range g.Pending() {
+	for _, a := range pendingIn(g) {
 		unsettled[a.Buyer] += int64(a.Quantity)
 	}
 	for i := range w.buyers {
 		who := buyer(i).User
-		held, _ := g.Held(who)
+		held, _ := heldIn(g, who)
 		if int64(held) != b.held[who]+unsettled[who] {
 			w.fail("the gate says that buyer %d holds %d, SQL says %d and %d are unsettled", i, held, b.held[who], unsettled[who])
 		}
@@ -168,22 +172,9 @@ func (w *world) drain() {
 	w.calm = true
 	w.note("--- the end begins: no more faults")
 	late := w.chance(0.5)
-	for i := 0; ; i++ {
-		w.deliver()
-		if w.inHand == nil {
-			w.pick()
-		}
-		if w.inHand == nil && len(w.toDeliver) == 0 {
-			break
-		}
-		w.settle()
-		w.check()
-		if i > 1000 {
-			w.fail("the settler does not come to an end")
-		}
-	}
-	if len(w.held) > 0 {
-		w.fail("%d requests hold the line and nobody settles them", len(w.held))
+	w.drainLine()
+	if w.h.redis != nil {
+		w.drainNodes()
 	}
 	for _, b := range w.queued {
 		if !w.ask(b) {
@@ -218,6 +209,9 @@ func (w *world) drain() {
 			break
 		}
 	}
+	if w.h.redis != nil {
+		w.drainNodes()
+	}
 	w.tick()
 	if err := w.sales.reconcile(context.Background(), w.l); err != nil {
 		w.fail("%v", err)
@@ -245,6 +239,27 @@ func (w *world) drain() {
 	w.audit()
 	if b := w.books(); b.Remaining != 0 || b.Reserved != 0 || w.shelf() != w.onHand-b.Sold {
 		w.fail("after the end %+v, %d on the shelf of %d", b.Stock, w.shelf(), w.onHand)
+	}
+}
+
+// drainLine settles and tells what waits in this process's line.
+func (w *world) drainLine() {
+	for i := 0; ; i++ {
+		w.deliver()
+		if w.inHand == nil {
+			w.pick()
+		}
+		if w.inHand == nil && len(w.toDeliver) == 0 {
+			break
+		}
+		w.settle()
+		w.check()
+		if i > 1000 {
+			w.fail("the settler does not come to an end")
+		}
+	}
+	if len(w.held) > 0 {
+		w.fail("%d requests hold the line and nobody settles them", len(w.held))
 	}
 }
 

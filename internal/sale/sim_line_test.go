@@ -7,6 +7,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/terms"
 )
 
 // The line in small: who waits for units, kept in the same database, so that a kill or a lost answer leaves it as true as the sale.
@@ -70,11 +71,11 @@ func (w *world) joinLine() {
 	w.h.place++
 	p := simPlace{place: w.h.place, buyer: w.r.IntN(w.buyers), want: 1 + w.r.Int32N(3)}
 	if w.chance(0.3) {
-		p.within = minPayWithin.Microseconds()
+		p.within = terms.MinPayWithin.Microseconds()
 	}
 	w.note("buyer %d wants to wait for %d units, at place %d", p.buyer, p.want, p.place)
 	err := w.tx("line.join", func(ctx context.Context, tx *db.Tx) error {
-		free, _, err := w.sales.FreeTx(ctx, tx, w.sale)
+		_, free, _, err := w.sales.FreeTx(ctx, tx, w.sale)
 		if err != nil {
 			return err
 		}
@@ -137,7 +138,10 @@ func (w *world) giveTx(ctx context.Context, tx *db.Tx, n int, how string) error 
 				w.count("granted less")
 			}
 			if w.flaw != nil && w.flaw.untoldGrant {
-				tx.AtCommit(func() { w.sales.gateMove(w.sale, int64(g.Quantity), 0, 0) })
+				tx.AtCommit(func() {
+					drift(w.l.gate, int64(g.Quantity), 0, 0)
+					w.sales.pass("gate.moved")
+				})
 			}
 		case g.Why != nil && g.Quantity == 0 && code(g.Why) == levee.CodeLimitReached:
 			state = simLost
@@ -189,7 +193,7 @@ func (w *world) gateMoved(freed bool) {
 	if w.mate != nil || w.tainted || !w.warm || w.lost {
 		return
 	}
-	n := w.l.gate.Numbers()
+	n := numbersOf(w.l.gate)
 	var remaining int64
 	var state State
 	var forced bool

@@ -31,6 +31,7 @@ import (
 	"levee/internal/platform/obs"
 	"levee/internal/platform/platformtest"
 	"levee/internal/platform/push"
+	"levee/internal/platform/redis"
 	"levee/internal/platform/web"
 )
 
@@ -152,8 +153,9 @@ type simHouse struct {
 	push   *push.Hub
 	sku    levee.SKUID
 	seeds  int
-	pay    int64 // the last payment's number
-	place  int64 // the last place in line
+	redis  *redis.Client // where the gate is shared
+	pay    int64         // the last payment's number
+	place  int64         // the last place in line
 }
 
 const simPaymentSchema = `
@@ -180,12 +182,18 @@ func simObs(clock obs.Clock) *obs.Obs {
 
 func openSimHouse(t testing.TB) *simHouse {
 	t.Helper()
+	return openSimHouseOver(t, nil)
+}
+
+// openSimHouseOver opens a house whose nodes share gates in Redis, or none.
+func openSimHouseOver(t testing.TB, shared *redis.Client) *simHouse {
+	t.Helper()
 	dir := t.TempDir()
 	if shm, err := os.MkdirTemp("/dev/shm", "levee-sim-"); err == nil {
 		dir = shm
 		t.Cleanup(func() { os.RemoveAll(shm) })
 	}
-	h := &simHouse{t: t, obs: simObs(time.Now)}
+	h := &simHouse{t: t, obs: simObs(time.Now), redis: shared}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -244,12 +252,16 @@ func (h *simHouse) run(seed uint64, f *flaw) (tally simTally, failure *simFailur
 		h: h, seed: seed, r: rand.New(rand.NewPCG(seed, 0x1e7ee)), flaw: f, tally: simTally{},
 		clock:   &testClock{now: time.Date(2026, 11, 11, 10, 0, 0, 0, time.UTC)},
 		answers: map[wishKey]levee.ReservationID{}, won: map[levee.ReservationID]*simBuy{}, refused: map[levee.ReservationID]bool{},
-		delivered: map[levee.ReservationID]bool{}, sums: map[levee.UserID]int64{},
+		delivered: map[levee.ReservationID]bool{}, sums: map[levee.UserID]int64{}, taken: map[levee.ReservationID]time.Time{},
 	}
 	defer func() {
 		v := recover()
 		w.dead, w.calm = false, true
 		w.dismiss()
+		for _, p := range w.peers {
+			w.held = p.held
+			w.dismiss()
+		}
 		if _, stopped := v.(simStop); v != nil && !stopped {
 			panic(fmt.Sprintf("seed %d: %v\n%s", seed, v, strings.Join(w.trace, "\n")))
 		}
@@ -271,3 +283,10 @@ var (
 	errInjected = errors.New("injected")
 	errNoAnswer = errors.New("the answer was lost")
 )
+
+// hub opens a push hub that ends with the test.
+func (*simHouse) hub(t testing.TB, o *obs.Obs) *push.Hub {
+	h := push.Open(push.Config{}, o)
+	t.Cleanup(func() { _ = h.Close(context.Background()) })
+	return h
+}

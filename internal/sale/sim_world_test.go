@@ -27,6 +27,12 @@ type world struct {
 	clock *testClock
 	tally simTally
 
+	node  int // of them, whose process this is
+	peers []process
+	kept  [4]string // the keys of a shared gate as they once were
+	lives int
+	taken map[levee.ReservationID]time.Time
+
 	// of the living process
 	sales  *Service
 	orders *order.Service
@@ -210,6 +216,9 @@ func (w *world) begin() {
 		w.fail("the sale could not be opened: %v", err)
 	}
 	w.sale, w.l, w.warm = v.ID, w.sales.liveByID(v.ID), true
+	if w.h.redis != nil {
+		w.addNodes()
+	}
 	w.note("open: a %s of %d units, %d per buyer, %d buyers, pay within %s, ends %s, batches of %d, %d may wait, faults %.2f", v.Mode, terms.Units, w.limit, w.buyers,
 		w.payWithin, terms.EndsAt.Format(time.TimeOnly), w.cfg.BatchMax, w.cfg.WaitingMax, w.faults)
 }
@@ -230,8 +239,14 @@ func (w *world) join() {
 	if err != nil {
 		w.fail("%v", err)
 	}
+	nodeName := fmt.Sprint("sim-", w.node, "-", w.life)
 	deps := Deps{DB: h.db, IDs: h.ids, Sealer: h.sealer, Obs: o, Events: h.events, Push: h.push, Catalog: shelf, Orders: w.orders,
-		Admission: door, Tally: tally.New(tally.Deps{Obs: o, Push: h.push, Node: "sim", Nodes: 1}), Config: w.cfg}
+		Admission: door, Tally: tally.New(tally.Deps{Obs: o, Push: h.push, Node: nodeName}), Config: w.cfg}
+	if h.redis != nil {
+		deps.Gates = func(sale levee.SaleID, waitingMax int) *gate.Gate {
+			return gate.NewRedis(h.redis, sale, nodeName, waitingMax, 1)
+		}
+	}
 	if w.flaw != nil && w.flaw.source != nil {
 		deps.Orders = openOrders(w.clock) // joined to the engine's own source and then left alone
 	}
@@ -244,6 +259,15 @@ func (w *world) join() {
 		s.Orders = w.orders
 	}
 	w.orders.AskProvider(w.askProvider)
+	if h.redis != nil {
+		s.late = time.Nanosecond // whatever is pending when somebody looks is overdue: every node sleeps too long
+		s.Config.GateLease = 2 * time.Second
+		s.timeOf = func(id levee.ReservationID) time.Time { return w.taken[id] }
+		if w.flaw != nil && w.flaw.sleeper {
+			s.Config.GateLease = time.Hour
+			s.timeOf = func(id levee.ReservationID) time.Time { return w.taken[id].Add(-2 * time.Hour) }
+		}
+	}
 	life := w.life
 	s.fault = func(step string) error { return w.hook(life, step) }
 	s.OnFree(w.onFree)
@@ -261,7 +285,8 @@ func (w *world) dismiss() {
 
 // restart starts a new process after a kill.
 func (w *world) restart() {
-	w.life++
+	w.lives++
+	w.life = w.lives
 	w.dismiss()
 	w.dead, w.settling, w.lost, w.tainted, w.depth, w.mate, w.warm, w.current = false, false, false, false, 0, nil, false, nil
 	w.inHand, w.toDeliver, w.soldOut = nil, nil, 0
@@ -270,7 +295,7 @@ func (w *world) restart() {
 	if w.l, err = w.sales.liveFor(context.Background(), w.h.sealer.Seal(levee.KindSale, int64(w.sale))); err != nil {
 		w.fail("after a restart the sale is unknown: %v", err)
 	}
-	if w.chance(0.3) {
+	if w.chance(0.3) && w.h.redis == nil { // a shared gate is warm
 		w.buy()
 	}
 	if err := w.sales.Warm(context.Background()); err != nil {
@@ -310,21 +335,26 @@ func (w *world) hook(life int, step string) error {
 	switch step {
 	case "buy.taken":
 		b := w.current
-		for _, a := range w.l.gate.Pending() {
+		for _, a := range pendingIn(w.l.gate) {
 			if a.Buyer == buyer(b.buyer).User && a.Key == hashKey(b.key) {
 				b.id = a.ID
 			}
 		}
+		w.taken[b.id] = w.clock.Now()
 		w.between(step)
 		if !b.async {
 			close(b.parked)
 		}
 		return nil
+	case "settle.begin":
+		return nil
+	case "tell":
+		return w.telling()
 	case "gate.moved", "gate.freed":
 		w.gateMoved(step == "gate.freed")
 		return nil
 	case "buy.sold_out":
-		w.soldOut = max(w.soldOut, w.l.gate.Numbers().Epoch)
+		w.soldOut = max(w.soldOut, numbersOf(w.l.gate).Epoch)
 		w.between(step)
 		if w.flaw != nil && w.flaw.lateSoldOut != nil {
 			w.flaw.lateSoldOut(w)
@@ -337,6 +367,9 @@ func (w *world) hook(life int, step string) error {
 		w.between(step)
 		return nil
 	case "settle.answer":
+		if w.h.redis != nil && !w.calm && w.mate == nil && w.chance(w.faults/2) {
+			w.kill("between commit and gate")
+		}
 		if !w.calm && w.mate == nil && w.chance(w.faults) {
 			w.note("the commit's answer is lost")
 			w.count("commit without an answer")

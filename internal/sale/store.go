@@ -3,11 +3,13 @@ package sale
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"levee"
+	"levee/internal/books"
 	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
@@ -72,7 +74,7 @@ func (s *Service) insertSaleTx(ctx context.Context, tx *db.Tx, v *Sale) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, "INSERT INTO sale_stock (sale_id, offered, remaining, reserved, sold, withdrawn) VALUES (?,0,0,0,0,0)", v.ID)
+	_, err = tx.Exec(ctx, "INSERT INTO sale_stock (sale_id, "+stockColumns+") VALUES (?,0,0,0,0,0,0)", v.ID)
 	return err
 }
 
@@ -101,7 +103,7 @@ func (s *Service) saleTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (*Sa
 }
 
 func (s *Service) saleByID(ctx context.Context, sale levee.SaleID) (*Sale, error) {
-	return scanSale(s.DB.QueryRow(ctx, "SELECT "+headColumns+" FROM sale_head WHERE id=?", sale))
+	return scanSale(s.DB.QueryRow(db.Primary(ctx), "SELECT "+headColumns+" FROM sale_head WHERE id=?", sale))
 }
 
 // sales lists sales newest first. Without drafts and rehearsals unless all is set; live leaves out ended ones.
@@ -124,30 +126,23 @@ func (s *Service) sales(ctx context.Context, p levee.Page, all, live bool) ([]*S
 
 // unfinished lists every sale that is neither a draft nor ended: what must be live.
 func (s *Service) unfinished(ctx context.Context) ([]*Sale, error) {
-	return s.listSales(ctx, "SELECT "+headColumns+" FROM sale_head WHERE state IN (?,?,?) ORDER BY id", StateScheduled, StatePaused, StateStopped)
+	return s.listSales(db.Primary(ctx), "SELECT "+headColumns+" FROM sale_head WHERE state IN (?,?,?) ORDER BY id", StateScheduled, StatePaused, StateStopped)
 }
 
-func (s *Service) listSales(ctx context.Context, query string, args ...any) ([]*Sale, error) {
+func (s *Service) listSales(ctx context.Context, query string, args ...any) (list []*Sale, err error) {
 	rows, err := s.DB.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []*Sale
-	for rows.Next() {
+	err = each(rows, err, func() error {
 		v, err := scanSale(rows)
-		if err != nil {
-			return nil, err
-		}
 		list = append(list, v)
-	}
-	return list, rows.Err()
+		return err
+	})
+	return list, err
 }
 
-const stockColumns = "offered, remaining, reserved, sold, withdrawn"
+const stockColumns = "offered, remaining, reserved, sold, withdrawn, seq"
 
 func scanStock(row scanner) (st Stock, err error) {
-	err = row.Scan(&st.Offered, &st.Remaining, &st.Reserved, &st.Sold, &st.Withdrawn)
+	err = row.Scan(&st.Offered, &st.Remaining, &st.Reserved, &st.Sold, &st.Withdrawn, &st.Seq)
 	if errors.Is(err, db.ErrNoRows) {
 		err = errNoSale
 	}
@@ -159,7 +154,7 @@ func (s *Service) stockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID) (St
 }
 
 func (s *Service) stockOf(ctx context.Context, sale levee.SaleID) (Stock, error) {
-	return scanStock(s.DB.QueryRow(ctx, "SELECT "+stockColumns+" FROM sale_stock WHERE sale_id=?", sale))
+	return scanStock(s.DB.QueryRow(db.Primary(ctx), "SELECT "+stockColumns+" FROM sale_stock WHERE sale_id=?", sale))
 }
 
 // lockSale locks the sale's stock row, so that settlements of one sale follow each other on every engine, and reads the terms.
@@ -172,80 +167,51 @@ func (s *Service) lockSale(ctx context.Context, tx *db.Tx, sale levee.SaleID) (*
 	return v, st, err
 }
 
-// takeStockTx is the condition that makes overselling impossible whatever the gate said.
-func (s *Service) takeStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
-	return s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining-?, reserved=reserved+? WHERE sale_id=? AND remaining>=?",
-		units, units, sale, units)
-}
-
-func (s *Service) releaseStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
-	return s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining+?, reserved=reserved-? WHERE sale_id=? AND reserved>=?",
-		units, units, sale, units)
-}
-
-func (s *Service) returnStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
-	return s.changeStock(ctx, tx, "UPDATE sale_stock SET remaining=remaining+?, sold=sold-? WHERE sale_id=? AND sold>=?",
-		units, units, sale, units)
-}
-
-func (s *Service) sellStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
-	return s.changeStock(ctx, tx, "UPDATE sale_stock SET sold=sold+?, reserved=reserved-? WHERE sale_id=? AND reserved>=?",
-		units, units, sale, units)
-}
-
-func (s *Service) offerStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
-	return s.changeStock(ctx, tx, "UPDATE sale_stock SET offered=offered+?, remaining=remaining+? WHERE sale_id=?", units, units, sale)
-}
-
-func (s *Service) withdrawStockTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, units int64) error {
-	return s.changeStock(ctx, tx, "UPDATE sale_stock SET withdrawn=withdrawn+?, remaining=remaining-? WHERE sale_id=? AND remaining>=?",
-		units, units, sale, units)
+// moveTx writes one movement of a sale's stock: the stock row by condition, which makes overselling impossible whatever the gate said,
+// and the row of the ledger with the next number. st is what was read under the row's lock in this transaction; it is kept true. It
+// returns the movement as a gate follows it, without buyers.
+func (s *Service) moveTx(ctx context.Context, tx *db.Tx, st *Stock, m movement) (gate.Movement, error) {
+	d := books.Change(m.kind, m.units)
+	r, err := tx.Exec(ctx, "UPDATE sale_stock SET offered=offered+?, remaining=remaining+?, reserved=reserved+?, sold=sold+?, withdrawn=withdrawn+?, seq=seq+1 "+
+		"WHERE sale_id=? AND seq=? AND remaining>=? AND reserved>=? AND sold>=?",
+		d.Offered, d.Remaining, d.Reserved, d.Sold, d.Withdrawn, m.sale, st.Seq, -d.Remaining, -d.Reserved, -d.Sold)
+	if err != nil {
+		return gate.Movement{}, err
+	}
+	if n, err := r.RowsAffected(); err != nil || n != 1 {
+		return gate.Movement{}, errors.Join(errStockMoved, err)
+	}
+	*st = st.Add(d)
+	return gate.Movement{Seq: st.Seq, Free: d.Remaining}, s.ledgerTx(ctx, tx, st.Seq, m)
 }
 
 // errStockMoved: the stock row does not hold what the transaction read under its lock; the transaction must not go on.
 var errStockMoved = errors.New("the sale's stock row refused a change that its account allowed")
 
-func (s *Service) changeStock(ctx context.Context, tx *db.Tx, query string, args ...any) error {
-	r, err := tx.Exec(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	n, err := r.RowsAffected()
-	if err == nil && n != 1 {
-		err = errStockMoved
-	}
-	return err
-}
+var reservationColumns = []string{"id", "sale_id", "buyer_id", "quantity", "state", "key_hash", "updated_at", "seq"}
 
-var reservationColumns = []string{"id", "sale_id", "buyer_id", "quantity", "state", "key_hash", "updated_at"}
-
-func (s *Service) insertReservationsTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, won []*gate.Taking, now time.Time) error {
+// insertReservationsTx writes reservations of the movement seq.
+func (s *Service) insertReservationsTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, won []*gate.Taking, now time.Time, seq int64) error {
 	values := make([]any, 0, len(won)*len(reservationColumns))
 	rows := make([][]any, len(won))
 	at := now.UnixMicro()
 	for i, t := range won {
-		values = append(values, int64(t.ID), int64(sale), int64(t.Buyer), int64(t.Quantity), int64(Reserved), t.Key, at)
+		values = append(values, int64(t.ID), int64(sale), int64(t.Buyer), int64(t.Quantity), int64(Reserved), t.Key, at, seq)
 		rows[i] = values[i*len(reservationColumns):]
 	}
 	return tx.InsertRows(ctx, "sale_reservation", reservationColumns, rows)
 }
 
-const reservationSelect = "SELECT id, sale_id, buyer_id, quantity, state, key_hash FROM sale_reservation WHERE "
+const reservationSelect = "SELECT id, sale_id, buyer_id, quantity, state, key_hash, seq FROM sale_reservation WHERE "
 
-func scanReservations(rows *db.Rows, err error) ([]Reservation, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []Reservation
-	for rows.Next() {
+func scanReservations(rows *db.Rows, err error) (list []Reservation, _ error) {
+	err = each(rows, err, func() error {
 		var r Reservation
-		if err := rows.Scan(&r.ID, &r.Sale, &r.Buyer, &r.Quantity, &r.State, &r.key); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&r.ID, &r.Sale, &r.Buyer, &r.Quantity, &r.State, &r.key, &r.seq)
 		list = append(list, r)
-	}
-	return list, rows.Err()
+		return err
+	})
+	return list, err
 }
 
 // placeholders returns "?,?,…" for at least n values, padded to a power of two so that few statements are prepared.
@@ -288,34 +254,40 @@ func (s *Service) heldBy(ctx context.Context, tx *db.Tx, sale levee.SaleID, batc
 	return held, nil
 }
 
-// settledAmong tells which takings of a batch have their reservation on disk. It asks the primary in a transaction of its own,
-// so that it sees every commit that came before.
-func (s *Service) settledAmong(ctx context.Context, batch []*gate.Taking) (map[levee.ReservationID]bool, error) {
-	found := map[levee.ReservationID]bool{}
+// settledAmong tells which takings have their reservation on disk. It asks under the lock of the sale's stock row, so that it
+// sees every commit that came before, and waits for one that is still under way: a transaction whose answer was lost holds that lock until
+// the server has made up its mind.
+func (s *Service) settledAmong(ctx context.Context, sale levee.SaleID, ids []levee.ReservationID) (map[levee.ReservationID]bool, error) {
+	var found map[levee.ReservationID]bool
 	err := s.DB.Tx(ctx, "sale.lookup", func(ctx context.Context, tx *db.Tx) error {
-		ids := make([]levee.ReservationID, len(batch))
-		for i, t := range batch {
-			ids[i] = t.ID
+		found = map[levee.ReservationID]bool{}
+		if _, err := s.stockTx(ctx, tx, sale); err != nil {
+			return err
 		}
-		for len(ids) > 0 {
-			part := ids[:min(len(ids), 256)]
-			ids = ids[len(part):]
-			marks, args := inList(nil, part)
-			list, err := scanReservations(tx.Query(ctx, reservationSelect+"id IN ("+marks+")", args...))
-			if err != nil {
-				return err
-			}
-			for _, r := range list {
-				found[r.ID] = true
-			}
+		list, err := reservationsAmong(ctx, tx.Query, ids)
+		for _, r := range list {
+			found[r.ID] = true
 		}
-		return nil
+		return err
 	})
 	return found, err
 }
 
+// reservationsAmong reads those of the reservations that there are.
+func reservationsAmong(ctx context.Context, read reader, ids []levee.ReservationID) (all []Reservation, err error) {
+	for part := range slices.Chunk(ids, 256) {
+		marks, args := inList(nil, part)
+		list, err := scanReservations(read(ctx, reservationSelect+"id IN ("+marks+")", args...))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
 func (s *Service) reservationsOf(ctx context.Context, sale levee.SaleID, buyer levee.UserID) ([]Reservation, error) {
-	return scanReservations(s.DB.Query(ctx, reservationSelect+"sale_id=? AND buyer_id=? ORDER BY id", sale, buyer))
+	return scanReservations(s.DB.Query(db.Primary(ctx), reservationSelect+"sale_id=? AND buyer_id=? ORDER BY id", sale, buyer))
 }
 
 func (s *Service) reservationByKey(ctx context.Context, sale levee.SaleID, buyer levee.UserID, key int64) (Reservation, bool, error) {
@@ -329,7 +301,7 @@ func (s *Service) reservationByKey(ctx context.Context, sale levee.SaleID, buyer
 }
 
 func (s *Service) reservationByID(ctx context.Context, id levee.ReservationID) (Reservation, bool, error) {
-	list, err := scanReservations(s.DB.Query(ctx, reservationSelect+"id=?", id))
+	list, err := scanReservations(s.DB.Query(db.Primary(ctx), reservationSelect+"id=?", id))
 	if err != nil || len(list) == 0 {
 		return Reservation{}, false, err
 	}
@@ -357,32 +329,23 @@ func (s *Service) moveReservationTx(ctx context.Context, tx *db.Tx, id levee.Res
 	return n == 1, err
 }
 
-// The kinds of movements in the ledger.
-const (
-	movedOffered   = "offered"
-	movedReserved  = "reserved"
-	movedSold      = "sold"
-	movedReleased  = "released"
-	movedReturned  = "returned" // sold before, refunded, never shipped
-	movedWithdrawn = "withdrawn"
-)
-
+// movement is what a row of the ledger says. last is the last reservation of several.
 type movement struct {
-	sale        levee.SaleID
-	kind        string
-	units       int64
-	reservation levee.ReservationID
-	actor       levee.UserID
-	reason      string
+	sale              levee.SaleID
+	kind              string
+	units             int64
+	reservation, last levee.ReservationID
+	actor             levee.UserID
+	reason            string
 }
 
-func (s *Service) ledgerTx(ctx context.Context, tx *db.Tx, m movement) error {
+func (s *Service) ledgerTx(ctx context.Context, tx *db.Tx, seq int64, m movement) error {
 	id, err := s.IDs.Next()
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, "INSERT INTO sale_ledger (id, sale_id, kind, quantity, reservation_id, actor_id, reason, at) VALUES (?,?,?,?,?,?,?,?)",
-		id, m.sale, m.kind, m.units, m.reservation, m.actor, m.reason, s.Obs.Clock().UnixMicro())
+	_, err = tx.Exec(ctx, "INSERT INTO sale_ledger (id, sale_id, kind, quantity, reservation_id, actor_id, reason, at, seq, last_id) VALUES (?,?,?,?,?,?,?,?,?,?)",
+		id, m.sale, m.kind, m.units, m.reservation, m.actor, m.reason, s.Obs.Clock().UnixMicro(), seq, m.last)
 	return err
 }
 
@@ -397,28 +360,22 @@ type Movement struct {
 	At          time.Time
 }
 
-func (s *Service) ledger(ctx context.Context, sale levee.SaleID, p levee.Page) ([]Movement, error) {
+func (s *Service) ledger(ctx context.Context, sale levee.SaleID, p levee.Page) (list []Movement, err error) {
 	p = p.Normal()
 	if p.After == 0 {
 		p.After = 1<<63 - 1
 	}
 	rows, err := s.DB.Query(ctx, "SELECT id, kind, quantity, reservation_id, actor_id, reason, at FROM sale_ledger "+
 		"WHERE sale_id=? AND id<? ORDER BY id DESC LIMIT ?", sale, p.After, p.Limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []Movement
-	for rows.Next() {
+	err = each(rows, err, func() error {
 		var m Movement
 		var at int64
-		if err := rows.Scan(&m.ID, &m.Kind, &m.Quantity, &m.Reservation, &m.Actor, &m.Reason, &at); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&m.ID, &m.Kind, &m.Quantity, &m.Reservation, &m.Actor, &m.Reason, &at)
 		m.At = micro(at)
 		list = append(list, m)
-	}
-	return list, rows.Err()
+		return err
+	})
+	return list, err
 }
 
 // Act is one act of an operator on a sale.
@@ -442,26 +399,20 @@ func (s *Service) actTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, a Act
 	return err
 }
 
-func (s *Service) acts(ctx context.Context, sale levee.SaleID, p levee.Page) ([]Act, error) {
+func (s *Service) acts(ctx context.Context, sale levee.SaleID, p levee.Page) (list []Act, err error) {
 	p = p.Normal()
 	if p.After == 0 {
 		p.After = 1<<63 - 1
 	}
 	rows, err := s.DB.Query(ctx, "SELECT id, act, units, reason, detail, actor_id, at FROM sale_act WHERE sale_id=? AND id<? ORDER BY id DESC LIMIT ?",
 		sale, p.After, p.Limit)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []Act
-	for rows.Next() {
+	err = each(rows, err, func() error {
 		var a Act
 		var at int64
-		if err := rows.Scan(&a.ID, &a.Act, &a.Units, &a.Reason, &a.Detail, &a.Actor, &at); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&a.ID, &a.Act, &a.Units, &a.Reason, &a.Detail, &a.Actor, &at)
 		a.At = micro(at)
 		list = append(list, a)
-	}
-	return list, rows.Err()
+		return err
+	})
+	return list, err
 }

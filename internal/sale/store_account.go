@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/books"
 	"levee/internal/gate"
 	"levee/internal/platform/db"
 )
@@ -17,26 +18,18 @@ func sinceSale(v *Sale) int64 {
 	return int64(v.ID) - int64(time.Hour/time.Millisecond)<<22
 }
 
-// holdings reads what every buyer holds of a sale. Who gave his units back is among them with none: his keys still count.
-func (s *Service) holdings(ctx context.Context, tx *db.Tx, v *Sale) ([]gate.Holding, error) {
-	var n int
-	if err := tx.QueryRow(ctx, "SELECT reserved+sold FROM sale_stock WHERE sale_id=?", v.ID).Scan(&n); err != nil {
-		return nil, err
-	}
-	rows, err := tx.Query(ctx, "SELECT buyer_id, CASE WHEN state=3 THEN 0 ELSE quantity END FROM sale_reservation WHERE id>=? AND +sale_id=?", sinceSale(v), v.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	list := make([]gate.Holding, 0, n)
-	for rows.Next() {
+// holdings reads what every buyer holds of a sale. Who gave his units back is among them with none: his keys still count. about is how
+// many units are held.
+func (s *Service) holdings(ctx context.Context, read reader, v *Sale, about int64) ([]gate.Holding, error) {
+	list := make([]gate.Holding, 0, max(about, 0))
+	rows, err := read(ctx, "SELECT buyer_id, CASE WHEN state=3 THEN 0 ELSE quantity END FROM sale_reservation WHERE id>=? AND +sale_id=?", sinceSale(v), v.ID)
+	err = each(rows, err, func() error {
 		var h gate.Holding
-		if err := rows.Scan(&h.Buyer, &h.Quantity); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&h.Buyer, &h.Quantity)
 		list = append(list, h)
-	}
-	return list, rows.Err()
+		return err
+	})
+	return list, err
 }
 
 // reader runs queries in one snapshot.
@@ -44,7 +37,7 @@ type reader func(ctx context.Context, query string, args ...any) (*db.Rows, erro
 
 // snapshot gives several reads one view of the database, beside the writer.
 func (s *Service) snapshot(ctx context.Context, fn func(reader) error) error {
-	tx, err := s.DB.Read(ctx).BeginTx(ctx, nil)
+	tx, err := s.DB.Read(db.Primary(ctx)).BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
@@ -87,12 +80,12 @@ func each(rows *db.Rows, err error, scan func() error) error {
 	return rows.Err()
 }
 
-func reservationSums(ctx context.Context, read reader, v *Sale) (map[ReservationState]Sum, error) {
-	sums := map[ReservationState]Sum{}
+func reservationSums(ctx context.Context, read reader, v *Sale) (map[ReservationState]books.Sum, error) {
+	sums := map[ReservationState]books.Sum{}
 	rows, err := read(ctx, "SELECT state, COUNT(*), SUM(quantity) FROM sale_reservation WHERE id>=? AND +sale_id=? GROUP BY state", sinceSale(v), v.ID)
 	return sums, each(rows, err, func() error {
 		var state ReservationState
-		var sum Sum
+		var sum books.Sum
 		err := rows.Scan(&state, &sum.Count, &sum.Units)
 		sums[state] = sum
 		return err
@@ -120,5 +113,5 @@ func overLimit(ctx context.Context, read reader, v *Sale) (n int64, err error) {
 
 // Reservations walks a sale's reservations in id order after the given one, at most limit of them: for exports and audits.
 func (s *Service) Reservations(ctx context.Context, v *Sale, after levee.ReservationID, limit int) ([]Reservation, error) {
-	return scanReservations(s.DB.Query(ctx, reservationSelect+"id>? AND +sale_id=? ORDER BY id LIMIT ?", max(int64(after), sinceSale(v)-1), v.ID, limit))
+	return scanReservations(s.DB.Query(db.Primary(ctx), reservationSelect+"id>? AND +sale_id=? ORDER BY id LIMIT ?", max(int64(after), sinceSale(v)-1), v.ID, limit))
 }

@@ -26,7 +26,7 @@ func TestTermsNameEveryProblem(t *testing.T) {
 		Admission: admission.Policy{Room: true, Order: "loudest", PerSecond: -1, Multiple: 1001, Brake: "magic", WorkBits: 25, PerAddress: -1}}
 	want := []string{"title", "sku", "price.amount", "price.currency", "units", "per_buyer", "ends_at", "pay_within_seconds", "admission.order", "admission.brake",
 		"admission.per_second", "admission.multiple", "admission.work_bits", "admission.per_address", "draw_at", "admission.room", "admission.brake"}
-	err := bad.check(now)
+	err := bad.Check(now)
 	var e *levee.Error
 	if !errors.As(err, &e) || e.Code != levee.CodeInvalid {
 		t.Fatalf("got %v", err)
@@ -47,7 +47,7 @@ func TestTermsFillInAndForce(t *testing.T) {
 	now := time.Date(2026, 11, 11, 10, 0, 0, 0, time.UTC)
 	good := Terms{Title: " Lamp ", SKU: 1, Price: levee.Money{Currency: "CNY"}, Units: 1, PerBuyer: 1, StartsAt: now, EndsAt: now.Add(time.Hour)}
 	race := good
-	if err := race.check(now); err != nil {
+	if err := race.Check(now); err != nil {
 		t.Fatal(err)
 	}
 	defaults := admission.Policy{}
@@ -58,13 +58,13 @@ func TestTermsFillInAndForce(t *testing.T) {
 	for _, p := range []admission.Policy{{Room: true}, {Brake: admission.BrakeWork}} {
 		forced := good
 		forced.Admission = p
-		if err := forced.check(now); err != nil || !forced.TokenNeeded {
+		if err := forced.Check(now); err != nil || !forced.TokenNeeded {
 			t.Fatalf("%+v: a token is needed: %v (%v)", p, forced.TokenNeeded, err)
 		}
 	}
 	lots := good
 	lots.Mode, lots.DrawAt = ModeDraw, now.Add(time.Minute)
-	if err := lots.check(now); err != nil || !lots.WaitingList {
+	if err := lots.Check(now); err != nil || !lots.WaitingList {
 		t.Fatalf("a draw has a waiting list: %v (%v)", lots.WaitingList, err)
 	}
 	for name, change := range map[string]func(*Terms){
@@ -76,7 +76,7 @@ func TestTermsFillInAndForce(t *testing.T) {
 	} {
 		wrong := good
 		change(&wrong)
-		if code(wrong.check(now)) != levee.CodeInvalid {
+		if code(wrong.Check(now)) != levee.CodeInvalid {
 			t.Errorf("%s was allowed", name)
 		}
 	}

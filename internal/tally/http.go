@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"time"
 
 	"levee"
@@ -16,7 +17,7 @@ const operators = levee.RoleOperator | levee.RoleAdministrator
 // Routes adds the room's operations to the server.
 func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/live", ID: "getLive", Tag: "sales", Roles: operators, Limit: limit.Read, Errors: []int{404},
-		Summary: "The numbers of a sale at this moment, as this node counts them", Description: "With history, series holds the last ten minutes, one point a second."}, s.getLive)
+		Summary: "The numbers of a sale at this moment, of all nodes", Description: "With history, series holds the last ten minutes, one point a second."}, s.getLive)
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/live/events", ID: "watchLive", Tag: "sales", Roles: operators, Timeout: -1, Quiet: true,
 		Summary: "Watch the numbers of a sale (server-sent events)", Description: "Event numbers, once a second: what GET …/live answers."},
 		http.HandlerFunc(s.watchLive), web.RawDoc{Produces: []string{"text/event-stream"}, Responses: map[int]any{200: nil}})
@@ -26,9 +27,10 @@ func (s *Service) Routes(srv *web.Server) {
 type NumbersView struct {
 	At        time.Time    `json:"at"`
 	Phase     string       `json:"phase"`
-	Node      string       `json:"node" doc:"The process that counts"`
-	Nodes     int          `json:"nodes" doc:"How many serve the house"`
-	Attempts  int64        `json:"attempts" doc:"Since this node started the sale, as all counters here"`
+	Node      string       `json:"node" doc:"The node that answers"`
+	Nodes     int          `json:"nodes" doc:"How many nodes are heard, this one among them"`
+	House     []nodeView   `json:"house,omitempty" doc:"The nodes; absent in series"`
+	Attempts  int64        `json:"attempts" doc:"Since each node started the sale, as all counters here, and as far as this node has heard of the others"`
 	Outcomes  outcomesView `json:"outcomes"`
 	Stock     stockView    `json:"stock"`
 	Gate      gateView     `json:"gate"`
@@ -37,6 +39,13 @@ type NumbersView struct {
 	Queue     queueView    `json:"queue"`
 	Line      lineView     `json:"line"`
 	PerSecond ratesView    `json:"per_second"`
+}
+
+type nodeView struct {
+	Name   string `json:"name"`
+	State  string `json:"state" enum:"up,silent" doc:"silent: nothing was heard of it for seconds; what it counts now is missing here. It is dropped after ten minutes"`
+	Self   bool   `json:"self" doc:"The node that answers"`
+	Silent int64  `json:"silent_s,omitempty" doc:"For how many seconds"`
 }
 
 type outcomesView struct {
@@ -99,13 +108,28 @@ type ratesView struct {
 func (s *Service) view(p Point) NumbersView {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	return NumbersView{
-		At: p.At, Phase: p.State.Phase, Node: s.Node, Nodes: s.Nodes, Attempts: p.Attempts,
+		At: p.At, Phase: p.State.Phase, Node: s.Node, Attempts: p.Attempts,
 		Outcomes: outcomesView{p.Outcomes[Won], p.Outcomes[Repeated], p.Outcomes[SoldOut], p.Outcomes[LimitReached], p.Outcomes[NotOpen],
 			p.Outcomes[Paused], p.Outcomes[Admission], p.Outcomes[Unavailable], p.Outcomes[Other]},
 		Stock: stockView(p.State.Stock), Gate: gateView(p.State.Gate), Orders: ordersView{p.Settled, p.Paid, p.Canceled},
 		Latency: latencyView{ms(p.Latency.P50), ms(p.Latency.P90), ms(p.Latency.P99), ms(p.Latency.Max)},
-		Queue:   queueView(p.Queue), Line: lineView(p.Line), PerSecond: ratesView{p.AttemptsRate, p.OrdersRate},
+		Queue:   queueView{p.Queue.Waiting, p.Queue.Admitted, p.Queue.Served, p.Queue.PerSecond}, Line: lineView(p.Line), PerSecond: ratesView{p.AttemptsRate, p.OrdersRate},
 	}
+}
+
+// now is view with the nodes as they are heard now.
+func (s *Service) now(p Point) NumbersView {
+	v := s.view(p)
+	for _, n := range s.House() {
+		one := nodeView{Name: n.Name, State: "up", Self: n.Self, Silent: int64(n.Silent / time.Second)}
+		if n.Silent > 0 {
+			one.State = "silent"
+		} else {
+			v.Nodes++
+		}
+		v.House = append(v.House, one)
+	}
+	return v
 }
 
 type liveOut struct {
@@ -123,17 +147,18 @@ func (s *Service) getLive(ctx context.Context, in *struct {
 	if w == nil {
 		return nil, errNoSale
 	}
-	p, err := s.point(ctx, w, s.Obs.Clock().UTC())
+	_, p, err := s.point(ctx, w, s.Obs.Clock().UTC())
 	if err != nil {
 		return nil, err
 	}
 	out := &liveOut{}
-	out.Body.NumbersView = s.view(p)
+	out.Body.NumbersView = s.now(p)
 	if in.History {
 		series := w.series()
 		out.Body.Series = make([]NumbersView, len(series))
 		for i, p := range series {
 			out.Body.Series[i] = s.view(p)
+			out.Body.Series[i].Nodes = out.Body.Nodes
 		}
 	}
 	return out, nil
@@ -141,12 +166,19 @@ func (s *Service) getLive(ctx context.Context, in *struct {
 
 var errNoSale = levee.E(levee.CodeNotFound, "this node counts nothing for such a sale: it is a draft, or was over before the start")
 
-func topicOf(public string) string { return "live:" + public }
+// topicOf is what this node tells its own watchers under: each node tells those who are connected to it, so that nobody is told twice
+// where live connections are shared.
+func (s *Service) topicOf(public string) string {
+	if s.say == nil {
+		return "live:" + public
+	}
+	return "live:" + public + ":" + strconv.FormatUint(s.number, 36)
+}
 
 // publish tells whoever watches. Numbers that no JSON can hold would be a defect; they are not sent.
 func (s *Service) publish(w *watched, p Point) {
-	if text, err := json.Marshal(s.view(p)); err == nil {
-		s.Push.Publish(topicOf(w.source.Public), "numbers", text)
+	if text, err := json.Marshal(s.now(p)); err == nil {
+		s.Push.Publish(s.topicOf(w.source.Public), "numbers", text)
 	}
 }
 
@@ -159,5 +191,5 @@ func (s *Service) watchLive(w http.ResponseWriter, r *http.Request) {
 	}
 	live.watchers.Add(1)
 	defer live.watchers.Add(-1)
-	s.Push.ServeSSE(w, r, topicOf(public))
+	s.Push.ServeSSE(w, r, s.topicOf(public))
 }

@@ -72,17 +72,27 @@ type Latency struct {
 	P50, P90, P99, Max time.Duration
 }
 
-func (l *latency) read() (out Latency) {
-	var counts [latencyBuckets]int64
-	var most int64
+func (l *latency) read() Latency {
+	counts, most := l.window()
+	return latencyOf(&counts, most)
+}
+
+// window adds up the slots: how many answers were in each bucket, and the longest in microseconds.
+func (l *latency) window() (counts [latencyBuckets]int64, most int64) {
 	for i := range l.slots {
 		s := &l.slots[i]
 		for b := range counts {
-			n := int64(s.counts[b].Load())
-			counts[b] += n
-			out.Answers += n
+			counts[b] += int64(s.counts[b].Load())
 		}
 		most = max(most, s.most.Load())
+	}
+	return counts, most
+}
+
+// latencyOf reads the quantiles of a histogram, which may be the sum of several nodes'.
+func latencyOf(counts *[latencyBuckets]int64, most int64) (out Latency) {
+	for _, n := range counts {
+		out.Answers += n
 	}
 	out.Max = time.Duration(most) * time.Microsecond
 	for _, q := range []struct {

@@ -1,7 +1,8 @@
 // Package tally counts what happens in each sale, second by second, for the page on which its operators watch it.
 //
 // It owns counters of attempts, outcomes and orders, the latency of purchases and ten minutes of history, all in this process's
-// memory and since it started. It owns no truth: stock and gate are read from the sale, the waiting room and the line are asked.
+// memory and since it started, and adds what the other nodes of the house tell of theirs. It owns no truth: stock and gate are read from
+// the sale, the waiting room and the line are asked.
 package tally
 
 import (
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"levee"
 	"levee/internal/platform/obs"
@@ -126,6 +129,8 @@ type (
 	Queue struct {
 		Waiting, Admitted, Served int64
 		PerSecond                 float64
+		// Kept tells that this node keeps the room, so that these are its numbers; the others have none.
+		Kept bool
 	}
 	Line struct{ Waiting, Offered int64 }
 )
@@ -142,7 +147,8 @@ type Source struct {
 	Awake func(now time.Time) bool
 }
 
-// Point is all numbers of a sale at one moment. Counters only rise; they begin when this process first knew the sale.
+// Point is all numbers of a sale at one moment, of all nodes. Counters only rise; they begin when each process first knew the sale, and
+// hold what this one has heard of the others.
 type Point struct {
 	At       time.Time
 	State    State
@@ -154,23 +160,29 @@ type Point struct {
 	Latency  Latency
 	Queue    Queue
 	Line     Line
-	// AttemptsRate and OrdersRate are per second, over the time since the point before.
+	// AttemptsRate and OrdersRate are per second, over the time since the point before of each node.
 	AttemptsRate, OrdersRate float64
 }
 
-// Deps is what the room is built from. Node names this process.
+// Deps is what the room is built from. Node names this process, for people.
 type Deps struct {
-	Obs   *obs.Obs
-	Push  *push.Hub
-	Node  string
-	Nodes int
+	Obs  *obs.Obs
+	Push *push.Hub
+	Node string
+	// Spread connects the house's nodes: hear is given what another node published, which may be lost. Nil: there are no others.
+	Spread func(hear func([]byte)) (publish func([]byte))
 }
 
 // Service is the room.
 type Service struct {
 	Deps
-	mu    sync.Mutex // serialises changes of the map
+	number  uint64       // of this process, among the house's
+	say     func([]byte) // to the other nodes, or nil
+	ignored *prometheus.CounterVec
+
+	mu    sync.Mutex // serialises changes of the map, and guards peers
 	sales atomic.Pointer[map[string]*watched]
+	peers map[uint64]*peer
 }
 
 // historyPoints is how many seconds of history are kept for each sale.
@@ -183,12 +195,27 @@ type watched struct {
 	mu      sync.Mutex // guards below
 	history []Point    // a ring once it is full
 	next    int
+	before  moment // this node's counters at its last point
+	others  map[uint64]*heard
+	past    report // what nodes counted that are no longer told apart
+}
+
+// moment is where a node's counters stood.
+type moment struct {
+	at                       time.Time
+	attempts, settled        int64
+	attemptsRate, ordersRate float64
 }
 
 // New builds the room.
 func New(d Deps) *Service {
-	s := &Service{Deps: d}
+	s := &Service{Deps: d, number: newNumber(), peers: map[uint64]*peer{}}
 	s.sales.Store(&map[string]*watched{})
+	s.ignored = obs.Register(d.Obs.Metrics, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "levee_tally_ignored_total", Help: "What other nodes told of their numbers and could not be used, by why."}, []string{"why"}))
+	if d.Spread != nil {
+		s.say = d.Spread(s.hear)
+	}
 	return s
 }
 
@@ -208,7 +235,7 @@ func (s *Service) Follow(src Source) {
 	s.sales.Store(&next)
 }
 
-// Run takes each sale's numbers once a second until ctx ends, and tells whoever watches.
+// Run takes each sale's numbers once a second until ctx ends, and tells whoever watches and the other nodes.
 func (s *Service) Run(ctx context.Context) error {
 	log := s.Obs.Named("tally")
 	tick := time.NewTicker(time.Second)
@@ -216,29 +243,47 @@ func (s *Service) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			if s.say != nil {
+				s.say(s.words(true))
+			}
 			return nil
 		case <-tick.C:
+			var told []report
 			for _, w := range *s.sales.Load() {
-				if err := s.sample(ctx, w); err != nil && ctx.Err() == nil {
+				own, err := s.sample(ctx, w)
+				if err != nil && ctx.Err() == nil {
 					log.Warn("a sale's numbers could not be taken", "sale", w.source.Public, "err", err)
 				}
+				if own != nil {
+					told = append(told, *own)
+				}
+			}
+			if s.say != nil {
+				s.spread(told)
 			}
 		}
 	}
 }
 
-// sample takes one point into the history of a sale that is awake or watched.
-func (s *Service) sample(ctx context.Context, w *watched) error {
+// sample takes one point into the history of a sale that is awake or watched, or whose waiting room has people while other nodes may be
+// asked for it. It returns what this node counts itself.
+func (s *Service) sample(ctx context.Context, w *watched) (*report, error) {
 	now, watching := s.Obs.Clock().UTC(), w.watchers.Load() > 0
 	if !watching && !w.source.Awake(now) {
-		return nil
+		if s.say == nil || w.source.Queue == nil {
+			return nil, nil
+		}
+		if q := w.source.Queue(); q.Waiting+q.Admitted == 0 {
+			return nil, nil
+		}
 	}
 	w.source.Tally.latency.turn()
-	p, err := s.point(ctx, w, now)
+	own, p, err := s.point(ctx, w, now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w.mu.Lock()
+	w.before = moment{now, own.attempts, own.settled, own.attemptsRate, own.ordersRate}
 	if len(w.history) < historyPoints {
 		w.history = append(w.history, p)
 	} else {
@@ -249,7 +294,7 @@ func (s *Service) sample(ctx context.Context, w *watched) error {
 	if watching {
 		s.publish(w, p)
 	}
-	return nil
+	return &own, nil
 }
 
 // series returns the history, oldest first.
@@ -262,46 +307,51 @@ func (w *watched) series() []Point {
 	return append(append(make([]Point, 0, historyPoints), w.history[w.next:]...), w.history[:w.next]...)
 }
 
-// last returns the newest point of the history.
-func (w *watched) last() (Point, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.history) == 0 {
-		return Point{}, false
-	}
-	return w.history[(w.next+len(w.history)-1)%len(w.history)], true
-}
-
 // rateOver is the shortest time over which a rate is told: below it, one order more or less would make it jump.
 const rateOver = 500 * time.Millisecond
 
-// point takes all numbers of a sale now.
-func (s *Service) point(ctx context.Context, w *watched, now time.Time) (Point, error) {
+// point takes all numbers of a sale now: those of this node, and with the others'.
+func (s *Service) point(ctx context.Context, w *watched, now time.Time) (own report, p Point, err error) {
 	state, err := w.source.State(ctx)
 	if err != nil {
-		return Point{}, err
+		return own, p, err
 	}
-	t := w.source.Tally
-	p := Point{At: now, State: state, Attempts: t.begun.Load(), Settled: t.settled.Load(), Paid: t.paid.Load(), Canceled: t.canceled.Load(),
-		Latency: t.latency.read()}
-	for o := range outcomes {
-		fast := t.fast[o].Load()
-		p.Attempts += fast
-		p.Outcomes[o] = fast + t.ended[o].Load()
-	}
-	if w.source.Queue != nil {
-		p.Queue = w.source.Queue()
-	}
+	own = w.own(state, now)
+	sum := w.house(own, time.Now())
+	state.Gate.Waiting = sum.gateWaiting
+	p = Point{At: now, State: state, Attempts: sum.attempts, Outcomes: sum.outcomes, Settled: sum.settled, Paid: sum.paid, Canceled: sum.canceled,
+		Latency: latencyOf(&sum.counts, sum.most), Queue: sum.queue, AttemptsRate: sum.attemptsRate, OrdersRate: sum.ordersRate}
 	if w.source.Line != nil {
 		p.Line = w.source.Line()
 	}
-	if before, ok := w.last(); ok {
-		if d := now.Sub(before.At); d >= rateOver {
-			p.AttemptsRate = float64(p.Attempts-before.Attempts) / d.Seconds()
-			p.OrdersRate = float64(p.Settled-before.Settled) / d.Seconds()
-		} else {
-			p.AttemptsRate, p.OrdersRate = before.AttemptsRate, before.OrdersRate
-		}
+	return own, p, nil
+}
+
+// own is what this node counts.
+func (w *watched) own(state State, now time.Time) report {
+	t := w.source.Tally
+	r := report{sale: w.source.Public, attempts: t.begun.Load(), settled: t.settled.Load(), paid: t.paid.Load(), canceled: t.canceled.Load(),
+		gateWaiting: state.Gate.Waiting}
+	for o := range outcomes {
+		fast := t.fast[o].Load()
+		r.attempts += fast
+		r.outcomes[o] = fast + t.ended[o].Load()
 	}
-	return p, nil
+	r.counts, r.most = t.latency.window()
+	if w.source.Queue != nil {
+		r.queue = w.source.Queue()
+	}
+	w.mu.Lock()
+	before := w.before
+	w.mu.Unlock()
+	if before.at.IsZero() {
+		return r
+	}
+	if d := now.Sub(before.at); d >= rateOver {
+		r.attemptsRate = float64(r.attempts-before.attempts) / d.Seconds()
+		r.ordersRate = float64(r.settled-before.settled) / d.Seconds()
+	} else {
+		r.attemptsRate, r.ordersRate = before.attemptsRate, before.ordersRate
+	}
+	return r
 }

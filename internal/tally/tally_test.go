@@ -109,7 +109,7 @@ func TestCountersBesideEachOther(t *testing.T) {
 	}
 	wg.Wait()
 	svc := New(Deps{Obs: obs.Test(t)})
-	p, err := svc.point(t.Context(), &watched{source: Source{Tally: &s, State: func(context.Context) (State, error) { return State{}, nil }}}, time.Now())
+	_, p, err := svc.point(t.Context(), &watched{source: Source{Tally: &s, State: func(context.Context) (State, error) { return State{}, nil }}}, time.Now())
 	if err != nil || p.Attempts != 16_000 || p.Outcomes[SoldOut] != 8000 || p.Outcomes[Won] != 8000 || p.Latency.Answers != 8000 || s.RefusedFast() != 8000 {
 		t.Fatalf("%+v, %v", p, err)
 	}
@@ -157,7 +157,7 @@ func TestHistory(t *testing.T) {
 			}
 		}
 		last := series[len(series)-1]
-		if newest, ok := w.last(); !ok || newest != last || last.Attempts != 36_000 || last.AttemptsRate != 10 || last.OrdersRate != 3 ||
+		if last.Attempts != 36_000 || last.AttemptsRate != 10 || last.OrdersRate != 3 ||
 			last.Queue.Waiting != 7 || last.Line.Offered != 2 {
 			t.Fatalf("the newest point is %+v", last)
 		}

@@ -52,8 +52,12 @@ func TestTheAuditSeesLies(t *testing.T) {
 	// One wide sale's reservation that is held, and its sale.
 	const one = "(SELECT id FROM sale_reservation WHERE state=1 AND quantity=1 ORDER BY id LIMIT 1)"
 	const its = "(SELECT sale_id FROM sale_reservation WHERE state=1 AND quantity=1 ORDER BY id LIMIT 1)"
-	release := []string{"UPDATE sale_stock SET remaining=remaining+1, reserved=reserved-1 WHERE sale_id=" + its,
-		"INSERT INTO sale_ledger SELECT 7, sale_id, 'released', 1, id, 0, '', 0 FROM sale_reservation WHERE id=" + one}
+	row := func(kind string) string {
+		return "INSERT INTO sale_ledger (id, sale_id, kind, quantity, reservation_id, actor_id, reason, at, seq, last_id) " +
+			"SELECT 7, r.sale_id, '" + kind + "', 1, r.id, 0, '', 0, s.seq, 0 FROM sale_reservation r JOIN sale_stock s ON s.sale_id=r.sale_id WHERE r.id=" + one
+	}
+	release := []string{"UPDATE sale_stock SET remaining=remaining+1, reserved=reserved-1, seq=seq+1 WHERE sale_id=" + its,
+		row("released")}
 	for _, lie := range []struct {
 		name, want string
 		every      bool
@@ -62,16 +66,16 @@ func TestTheAuditSeesLies(t *testing.T) {
 		{"the truth", "", true, nil},
 		{"a told reservation is gone, the sums balance", "SQL does not hold it", false, append(release, "DELETE FROM sale_reservation WHERE id="+one)},
 		{"a reservation stands there twice, the sums balance", "of his keys can have one", false, []string{
-			"UPDATE sale_stock SET remaining=remaining-1, reserved=reserved+1 WHERE sale_id=" + its,
-			"INSERT INTO sale_ledger SELECT 7, sale_id, 'reserved', 1, id, 0, '', 0 FROM sale_reservation WHERE id=" + one,
-			"INSERT INTO sale_reservation SELECT id+4000003, sale_id, buyer_id, quantity, state, key_hash+1, updated_at FROM sale_reservation WHERE id=" + one}},
+			"UPDATE sale_stock SET remaining=remaining-1, reserved=reserved+1, seq=seq+1 WHERE sale_id=" + its,
+			row("reserved"),
+			"INSERT INTO sale_reservation SELECT id+4000003, sale_id, buyer_id, quantity, state, key_hash+1, updated_at, seq FROM sale_reservation WHERE id=" + one}},
 		{"a reservation is another buyer's", "was told", false, []string{
 			"UPDATE sale_reservation SET buyer_id=buyer_id+1 WHERE id=" + one}},
 		{"a reservation was released before its time, the sums balance", "before its time", false,
 			append(release, "UPDATE sale_reservation SET state=3 WHERE id="+one)},
 		{"a reservation is sold and nobody paid, the sums balance", "nobody paid", false, []string{
-			"UPDATE sale_stock SET sold=sold+1, reserved=reserved-1 WHERE sale_id=" + its,
-			"INSERT INTO sale_ledger SELECT 7, sale_id, 'sold', 1, id, 0, '', 0 FROM sale_reservation WHERE id=" + one,
+			"UPDATE sale_stock SET sold=sold+1, reserved=reserved-1, seq=seq+1 WHERE sale_id=" + its,
+			row("sold"),
 			"UPDATE sale_reservation SET state=2 WHERE id=" + one}},
 		{"an order is gone", "there is no order", false, []string{"DELETE FROM order_head WHERE id=" + one}},
 		{"an order is cancelled and its reservation held", "its order", true, []string{

@@ -6,6 +6,7 @@ package apptest
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"levee/internal/app"
 	"levee/internal/identity"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/platformtest"
 )
 
 // House is a running house.
@@ -41,7 +43,26 @@ func Start(t testing.TB, change ...func(*app.Config)) *House {
 // StartIn is Start in a folder that may hold an earlier house's data.
 func StartIn(t testing.TB, dir string, change ...func(*app.Config)) *House {
 	t.Helper()
+	if platformtest.Distributed() {
+		return StartNode(t, dir, change...)
+	}
 	cfg := app.Config{Data: filepath.Join(dir, "data")}
+	cfg.Database.RunTwice = platformtest.RunTwice()
+	return start(t, cfg, change)
+}
+
+// StartNode starts one more node of the house that belongs to a folder, on MariaDB and Redis.
+func StartNode(t testing.TB, dir string, change ...func(*app.Config)) *House {
+	t.Helper()
+	cfg := app.Config{Mode: "distributed", Data: filepath.Join(t.TempDir(), "data"), Secret: obs.Secret(hex.EncodeToString(platformtest.Key(7)))}
+	cfg.Database = platformtest.MySQL(t, dir, app.Schemas()...)
+	cfg.RedisServer = platformtest.Redis(t, dir)
+	cfg.DB, cfg.Redis = cfg.Database.URL, cfg.RedisServer.URL
+	return start(t, cfg, change)
+}
+
+func start(t testing.TB, cfg app.Config, change []func(*app.Config)) *House {
+	t.Helper()
 	cfg.Log.Level = "warn"
 	cfg.HTTP.Addr = "127.0.0.1:0"
 	cfg.Payment.Sandbox.Enabled = true
@@ -105,6 +126,9 @@ type Client struct {
 	Token string
 }
 
+// At is the same person at another node of the house.
+func (c *Client) At(base string) *Client { return &Client{t: c.t, base: base, Token: c.Token} }
+
 // Answer is what the house said.
 type Answer struct {
 	t       testing.TB
@@ -115,8 +139,19 @@ type Answer struct {
 }
 
 // Do sends a request; headers are "Name: value". A string or []byte body is sent as it is, anything else as JSON. A request that
-// changes something gets an idempotency key of its own unless it brings one.
+// changes something gets an idempotency key of its own unless it brings one. While a sale is being loaded it is sent again for up to ten
+// seconds, as pages do: a node hears of a new sale a moment after the one that made it.
 func (c *Client) Do(method, path string, body any, headers ...string) *Answer {
+	c.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		a := c.once(method, path, body, headers)
+		if a.Status != http.StatusServiceUnavailable || !bytes.Contains(a.Body, []byte(`"error":"`+levee.CodeNotWarmed+`"`)) || time.Now().After(end) {
+			return a
+		}
+	}
+}
+
+func (c *Client) once(method, path string, body any, headers []string) *Answer {
 	c.t.Helper()
 	var r io.Reader
 	kind := "application/json"

@@ -27,6 +27,36 @@ CREATE TABLE admission_room (
 
 CREATE INDEX admission_room_ends ON admission_room (ends_at);
 
+CREATE TABLE bridge_out (
+  name VARCHAR(190) NOT NULL,
+  id BIGINT NOT NULL,
+  event_key BIGINT NOT NULL,
+  data MEDIUMTEXT NOT NULL,
+  PRIMARY KEY (name, id)
+);
+
+CREATE TABLE bridge_parked (
+  id INTEGER NOT NULL PRIMARY KEY,
+  direction SMALLINT NOT NULL,
+  topic VARCHAR(255) NOT NULL,
+  message_id VARCHAR(255) NOT NULL,
+  name VARCHAR(255) NOT NULL,
+  event_key BIGINT NOT NULL,
+  data MEDIUMTEXT NOT NULL,
+  cut SMALLINT NOT NULL,
+  reason TEXT NOT NULL,
+  parked_at BIGINT NOT NULL
+);
+
+CREATE INDEX bridge_parked_direction ON bridge_parked (direction, id);
+
+CREATE TABLE bridge_seen (
+  digest VARCHAR(64) NOT NULL PRIMARY KEY,
+  seen_at BIGINT NOT NULL
+);
+
+CREATE INDEX bridge_seen_at ON bridge_seen (seen_at);
+
 CREATE TABLE catalog_movement (
   id INTEGER NOT NULL PRIMARY KEY,
   sku_id BIGINT NOT NULL,
@@ -98,6 +128,12 @@ CREATE TABLE db_migration (
   PRIMARY KEY (owner, name)
 );
 
+CREATE TABLE event_chain (
+  event_key INTEGER NOT NULL PRIMARY KEY,
+  last_id BIGINT NOT NULL,
+  previous BIGINT NOT NULL
+);
+
 CREATE TABLE event_inbox (
   event_id BIGINT NOT NULL,
   listener VARCHAR(190) NOT NULL,
@@ -108,12 +144,33 @@ CREATE TABLE event_inbox (
   PRIMARY KEY (event_id, listener)
 );
 
+CREATE TABLE event_listener (
+  listener VARCHAR(190) NOT NULL,
+  event VARCHAR(190) NOT NULL,
+  state SMALLINT NOT NULL,
+  since BIGINT NOT NULL,
+  cursor_at BIGINT NOT NULL,
+  away SMALLINT NOT NULL,
+  first_seen BIGINT NOT NULL,
+  seen_at BIGINT NOT NULL,
+  PRIMARY KEY (listener, event)
+);
+
+CREATE TABLE event_log (
+  seq INTEGER NOT NULL PRIMARY KEY,
+  event_id BIGINT NOT NULL,
+  name VARCHAR(190) NOT NULL,
+  event_key BIGINT NOT NULL,
+  payload TEXT NOT NULL,
+  logged_at BIGINT NOT NULL
+);
+
 CREATE TABLE event_outbox (
   id INTEGER NOT NULL PRIMARY KEY,
   name VARCHAR(190) NOT NULL,
   event_key BIGINT NOT NULL,
   payload TEXT NOT NULL
-);
+, previous BIGINT NOT NULL DEFAULT 0);
 
 CREATE TABLE event_parked (
   event_id BIGINT NOT NULL,
@@ -129,10 +186,94 @@ CREATE TABLE event_parked (
 
 CREATE INDEX event_parked_at ON event_parked (parked_at);
 
+CREATE INDEX event_parked_of ON event_parked (listener, event_id);
+
 CREATE TABLE event_relay (
   id INTEGER NOT NULL PRIMARY KEY,
   fence BIGINT NOT NULL,
   lease_until BIGINT NOT NULL
+, registry BIGINT NOT NULL DEFAULT 0);
+
+CREATE TABLE event_replay (
+  id INTEGER NOT NULL PRIMARY KEY,
+  listener VARCHAR(190) NOT NULL,
+  name VARCHAR(190) NOT NULL,
+  event_key BIGINT NOT NULL,
+  payload TEXT NOT NULL
+);
+
+CREATE TABLE flow_joint (
+  flow BIGINT NOT NULL,
+  n INT NOT NULL,
+  waits INT NOT NULL,
+  failed INT NOT NULL,
+  next INT NOT NULL,
+  fed INT NOT NULL,
+  stops SMALLINT NOT NULL,
+  cancelled SMALLINT NOT NULL,
+  begins TEXT NOT NULL,
+  PRIMARY KEY (flow, n)
+);
+
+CREATE TABLE flow_result (
+  id INTEGER NOT NULL PRIMARY KEY,
+  result TEXT NULL,
+  error TEXT NULL
+);
+
+CREATE TABLE flow_run (
+  id INTEGER NOT NULL PRIMARY KEY,
+  name VARCHAR(190) NOT NULL,
+  state VARCHAR(20) NOT NULL,
+  steps INT NOT NULL,
+  dead INT NOT NULL,
+  begun_at BIGINT NOT NULL,
+  ended_at BIGINT NULL,
+  keep_until BIGINT NULL
+);
+
+CREATE INDEX flow_run_keep ON flow_run (keep_until);
+
+CREATE INDEX flow_run_state ON flow_run (state);
+
+CREATE TABLE flow_step (
+  id INTEGER NOT NULL PRIMARY KEY,
+  flow BIGINT NOT NULL,
+  n INT NOT NULL,
+  kind VARCHAR(190) NOT NULL,
+  lane VARCHAR(400) NOT NULL,
+  args TEXT NOT NULL,
+  after_us BIGINT NOT NULL,
+  begins INT NOT NULL,
+  counts INT NOT NULL,
+  soft SMALLINT NOT NULL,
+  state VARCHAR(20) NOT NULL,
+  ended_at BIGINT NULL
+);
+
+CREATE INDEX flow_step_counts ON flow_step (flow, counts);
+
+CREATE INDEX flow_step_flow ON flow_step (flow, n);
+
+CREATE TABLE id_segment (
+  tag VARCHAR(190) NOT NULL PRIMARY KEY,
+  next BIGINT NOT NULL
+);
+
+CREATE TABLE id_space (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  number BIGINT NOT NULL,
+  layout VARCHAR(190) NOT NULL
+);
+
+CREATE UNIQUE INDEX id_space_number ON id_space (number);
+
+CREATE TABLE id_worker (
+  worker INTEGER NOT NULL PRIMARY KEY,
+  owner VARCHAR(190) NOT NULL,
+  node VARCHAR(190) NOT NULL,
+  horizon BIGINT NOT NULL,
+  turn BIGINT NOT NULL
 );
 
 CREATE TABLE identity_audit (
@@ -188,9 +329,18 @@ CREATE TABLE identity_session (
   ended_why     VARCHAR(190) NOT NULL
 );
 
+CREATE INDEX identity_session_ended ON identity_session (ended_at, id) WHERE ended_at IS NOT NULL;
+
 CREATE INDEX identity_session_expiry ON identity_session (expires_at);
 
 CREATE INDEX identity_session_user ON identity_session (user_id, id);
+
+CREATE TABLE identity_setup (
+  id         INTEGER       NOT NULL PRIMARY KEY,
+  hash       VARCHAR(190) NOT NULL,
+  wrong      BIGINT       NOT NULL,
+  expires_at BIGINT       NOT NULL
+);
 
 CREATE TABLE identity_user (
   id              INTEGER       NOT NULL PRIMARY KEY,
@@ -211,6 +361,13 @@ CREATE UNIQUE INDEX identity_user_phone ON identity_user (phone);
 
 CREATE INDEX identity_user_roles ON identity_user (roles, id);
 
+CREATE INDEX identity_user_updated ON identity_user (updated_at, id);
+
+CREATE TABLE job_control (
+  name VARCHAR(400) NOT NULL PRIMARY KEY,
+  at BIGINT NOT NULL
+);
+
 CREATE TABLE job_dead (
   id INTEGER NOT NULL PRIMARY KEY,
   kind VARCHAR(190) NOT NULL,
@@ -220,9 +377,33 @@ CREATE TABLE job_dead (
   attempts INT NOT NULL,
   error TEXT NOT NULL,
   dead_at BIGINT NOT NULL
-);
+, source VARCHAR(190) NULL, failures TEXT NULL);
 
 CREATE INDEX job_dead_at ON job_dead (dead_at);
+
+CREATE TABLE job_done (
+  id INTEGER NOT NULL PRIMARY KEY,
+  kind VARCHAR(190) NOT NULL,
+  pool VARCHAR(190) NOT NULL,
+  args TEXT NOT NULL,
+  source VARCHAR(190) NULL,
+  outcome VARCHAR(20) NOT NULL,
+  attempts INT NOT NULL,
+  node VARCHAR(190) NOT NULL,
+  result TEXT NULL,
+  failures TEXT NULL,
+  began_at BIGINT NOT NULL,
+  ended_at BIGINT NOT NULL,
+  keep_until BIGINT NOT NULL
+);
+
+CREATE INDEX job_done_until ON job_done (keep_until);
+
+CREATE TABLE job_limit (
+  kind VARCHAR(190) NOT NULL PRIMARY KEY,
+  n BIGINT NOT NULL,
+  at BIGINT NOT NULL
+);
 
 CREATE TABLE job_period (
   name VARCHAR(190) NOT NULL PRIMARY KEY,
@@ -232,6 +413,13 @@ CREATE TABLE job_period (
   fence BIGINT NOT NULL,
   attempts INT NOT NULL,
   error TEXT NOT NULL
+);
+
+CREATE TABLE job_runner (
+  id INTEGER NOT NULL PRIMARY KEY,
+  node VARCHAR(190) NOT NULL,
+  beat BIGINT NOT NULL,
+  still BIGINT NOT NULL
 );
 
 CREATE TABLE job_task (
@@ -246,13 +434,15 @@ CREATE TABLE job_task (
   attempts INT NOT NULL,
   crashes INT NOT NULL,
   error TEXT NOT NULL
-);
+, source VARCHAR(190) NULL, node VARCHAR(190) NULL, progress TEXT NULL, failures TEXT NULL, runner BIGINT NULL);
 
-CREATE INDEX job_task_due ON job_task (pool, due_at);
+CREATE INDEX job_task_due ON job_task (pool, due_at) WHERE due_at IS NOT NULL;
 
-CREATE INDEX job_task_lease ON job_task (lease_until);
+CREATE INDEX job_task_lease ON job_task (lease_until) WHERE lease_until IS NOT NULL;
 
-CREATE UNIQUE INDEX job_task_unique ON job_task (unique_key);
+CREATE INDEX job_task_source ON job_task (source) WHERE source IS NOT NULL;
+
+CREATE UNIQUE INDEX job_task_unique ON job_task (unique_key) WHERE unique_key IS NOT NULL;
 
 CREATE TABLE line_draw (
   sale_id INTEGER NOT NULL PRIMARY KEY,
@@ -286,7 +476,7 @@ CREATE TABLE line_entry (
   pay_by BIGINT NOT NULL,
   created_at BIGINT NOT NULL,
   updated_at BIGINT NOT NULL
-);
+, seq BIGINT NOT NULL DEFAULT 0);
 
 CREATE INDEX line_entry_buyer ON line_entry (sale_id, buyer_id);
 
@@ -296,6 +486,8 @@ CREATE INDEX line_entry_reservation ON line_entry (reservation_id);
 
 CREATE INDEX line_entry_sale ON line_entry (sale_id, id);
 
+CREATE INDEX line_entry_seq ON line_entry (sale_id, seq);
+
 CREATE INDEX line_entry_turn ON line_entry (sale_id, state, place);
 
 CREATE TABLE line_head (
@@ -304,7 +496,7 @@ CREATE TABLE line_head (
   last_place BIGINT NOT NULL,
   state SMALLINT NOT NULL,
   created_at BIGINT NOT NULL
-);
+, seq BIGINT NOT NULL DEFAULT 0);
 
 CREATE INDEX line_head_state ON line_head (state);
 
@@ -314,6 +506,38 @@ CREATE TABLE line_text (
   part INTEGER NOT NULL,
   body TEXT NOT NULL,
   PRIMARY KEY (sale_id, kind, part)
+);
+
+CREATE TABLE lock_entry (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  fence BIGINT NOT NULL
+);
+
+CREATE TABLE lock_name (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  fence BIGINT NOT NULL,
+  state TEXT NOT NULL
+);
+
+CREATE TABLE node_common (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  value VARCHAR(190) NOT NULL
+);
+
+CREATE TABLE node_keep (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  member BIGINT NOT NULL,
+  fence BIGINT NOT NULL,
+  beat BIGINT NOT NULL
+);
+
+CREATE TABLE node_member (
+  id INTEGER NOT NULL PRIMARY KEY,
+  name VARCHAR(190) NOT NULL,
+  address VARCHAR(190) NOT NULL,
+  version VARCHAR(190) NOT NULL,
+  beat BIGINT NOT NULL,
+  started_at BIGINT NOT NULL
 );
 
 CREATE TABLE notify_attempt (
@@ -488,6 +712,13 @@ CREATE INDEX payment_refund_attempt ON payment_refund (attempt_id);
 
 CREATE INDEX payment_refund_due ON payment_refund (due_at);
 
+CREATE TABLE payment_sandbox_key (
+  id INTEGER NOT NULL PRIMARY KEY,
+  merchant TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  made_at BIGINT NOT NULL
+);
+
 CREATE TABLE payment_sandbox_refund (
   id INTEGER NOT NULL PRIMARY KEY,
   out_request_no VARCHAR(190) NOT NULL,
@@ -568,9 +799,11 @@ CREATE TABLE sale_ledger (
   actor_id BIGINT NOT NULL,
   reason VARCHAR(190) NOT NULL,
   at BIGINT NOT NULL
-);
+, seq BIGINT NOT NULL DEFAULT 0, last_id BIGINT NOT NULL DEFAULT 0);
 
 CREATE INDEX sale_ledger_sale ON sale_ledger (sale_id, id);
+
+CREATE UNIQUE INDEX sale_ledger_seq ON sale_ledger (sale_id, seq);
 
 CREATE TABLE sale_reservation (
   id INTEGER NOT NULL PRIMARY KEY,
@@ -580,7 +813,7 @@ CREATE TABLE sale_reservation (
   state SMALLINT NOT NULL,
   key_hash BIGINT NOT NULL,
   updated_at BIGINT NOT NULL
-);
+, seq BIGINT NOT NULL DEFAULT 0);
 
 CREATE INDEX sale_reservation_buyer ON sale_reservation (sale_id, buyer_id);
 
@@ -591,6 +824,47 @@ CREATE TABLE sale_stock (
   reserved BIGINT NOT NULL,
   sold BIGINT NOT NULL,
   withdrawn BIGINT NOT NULL
+, seq BIGINT NOT NULL DEFAULT 0);
+
+CREATE TABLE schedule_entry (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  kind VARCHAR(190) NOT NULL,
+  args TEXT NOT NULL,
+  trigger_text TEXT NOT NULL,
+  note TEXT NOT NULL,
+  grace BIGINT NOT NULL,
+  coalesce_how SMALLINT NOT NULL,
+  most INT NOT NULL,
+  max_live INT NOT NULL,
+  state SMALLINT NOT NULL,
+  next_at BIGINT NULL,
+  held_at BIGINT NULL,
+  version BIGINT NOT NULL,
+  declared VARCHAR(190) NOT NULL,
+  changed SMALLINT NOT NULL,
+  fired BIGINT NOT NULL,
+  late BIGINT NOT NULL,
+  merged BIGINT NOT NULL,
+  busy BIGINT NOT NULL,
+  last_at BIGINT NULL,
+  last_run_at BIGINT NULL,
+  last_job BIGINT NULL,
+  skipped_at BIGINT NULL,
+  skipped_why VARCHAR(190) NOT NULL,
+  created_at BIGINT NOT NULL,
+  changed_at BIGINT NOT NULL,
+  finished_at BIGINT NULL
+);
+
+CREATE INDEX schedule_entry_finished ON schedule_entry (finished_at);
+
+CREATE INDEX schedule_entry_next ON schedule_entry (next_at, name);
+
+CREATE TABLE throttle_rate (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  rate VARCHAR(190) NOT NULL,
+  changed_by BIGINT NOT NULL,
+  changed_at BIGINT NOT NULL
 );
 
 CREATE TABLE web_answer (

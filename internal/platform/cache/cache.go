@@ -8,6 +8,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 
 // Config of one cache. The zero value is usable, but every cache should have a name.
 type Config struct {
-	// Name is the cache's name in metrics (label cache). Default "unnamed". Two caches of one name over one Obs show the
+	// Name is the cache's name in metrics (label cache): up to 64 letters, digits, blanks and -_.:/, ; another text becomes name- and a
+	// number made of it. Default "unnamed". Two caches of one name over one Obs show the
 	// numbers of the younger.
 	Name string
 	// Entries is the most copies that are kept, from 1 to 10,000,000. Default 10,000. The cache may pass it for a moment. With
@@ -36,6 +38,10 @@ type Config struct {
 	// Spread is the share of its lifetime by which a copy may end sooner, by chance, from 0.001 to 0.5. Default 0.1. So copies
 	// made together do not end together and fall on SQL in one moment.
 	Spread float64
+	// Bus tells the other nodes what this one invalidates, within milliseconds. Nil: the other nodes' changes show after TTL.
+	// A message that is lost on a connection that holds is not repeated; what was lost with a connection makes all copies go. A
+	// load that reads from a replica may read what was before the change and keep it for TTL: Shared knows versions and does not.
+	Bus Bus
 }
 
 // The defaults and bounds of Config.
@@ -51,6 +57,8 @@ const (
 func (c Config) Validate() error {
 	c = c.filled()
 	switch {
+	case !isName(c.Name):
+		return levee.Invalid("cache.name", "up to 64 letters, digits, blanks and -_.:/,", levee.Shorten(strconv.Quote(c.Name), nameMost))
 	case c.Entries < 1 || c.Entries > entriesMax:
 		return levee.Invalid("cache.entries", "from 1 to 10000000", c.Entries)
 	case c.TTL < ttlMin || c.TTL > ttlMax:
@@ -83,11 +91,23 @@ func (c Config) filled() Config {
 	return c
 }
 
+// clamped returns the config with each value at its nearest bound.
+func (c Config) clamped() Config {
+	c.Name = named(c.Name)
+	c.Entries = min(max(c.Entries, 1), entriesMax)
+	c.TTL = min(max(c.TTL, ttlMin), ttlMax)
+	c.NegativeTTL = min(max(c.NegativeTTL, ttlMin), c.TTL)
+	if c.Spread = min(c.Spread, spreadMax); !(c.Spread >= spreadMin) {
+		c.Spread = spreadMin
+	}
+	return c
+}
+
 // Cache keeps copies of values V by key K. A value is shared by all who get it and must not be changed. Made by New; safe for
 // concurrent use; it starts no goroutine that outlives a call for long.
 type Cache[K comparable, V any] struct {
 	cfg     Config
-	entries *otter.Cache[K, entry[V]]
+	entries *otter.Cache[K, *entry[V]] // what they point to is not changed
 	// age counts the calls of InvalidateAll. An entry is of the age in which its load began, and one of an earlier age than
 	// the reader is no copy: otter's own InvalidateAll does not reach loads that are under way.
 	age      atomic.Uint64
@@ -95,6 +115,7 @@ type Cache[K comparable, V any] struct {
 	counts   *stats.Counter
 	negative prometheus.Counter
 	ok, fail prometheus.Observer // seconds of loads
+	teller   *teller[K]          // nil without a bus
 }
 
 // entry is a copy, or the error that says that there is nothing.
@@ -107,22 +128,19 @@ type entry[V any] struct {
 // New makes a cache. A value of cfg that is out of its bounds is taken as the nearest bound: what comes from a person is
 // checked before, by Validate.
 func New[K comparable, V any](cfg Config, o *obs.Obs) *Cache[K, V] {
-	cfg = cfg.filled()
-	cfg.Entries = min(max(cfg.Entries, 1), entriesMax)
-	cfg.TTL = min(max(cfg.TTL, ttlMin), ttlMax)
-	cfg.NegativeTTL = min(max(cfg.NegativeTTL, ttlMin), cfg.TTL)
-	if cfg.Spread = min(cfg.Spread, spreadMax); !(cfg.Spread >= spreadMin) {
-		cfg.Spread = spreadMin
-	}
+	cfg = cfg.filled().clamped()
 	c := &Cache[K, V]{cfg: cfg, counts: stats.NewCounter()}
-	c.entries = otter.Must(&otter.Options[K, entry[V]]{
+	c.entries = otter.Must(&otter.Options[K, *entry[V]]{
 		MaximumSize:      cfg.Entries,
 		StatsRecorder:    c.counts,
-		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[K, entry[V]]) time.Duration { return c.lifetime(e.Value.absent != nil) }),
+		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[K, *entry[V]]) time.Duration { return c.lifetime(e.Value.absent != nil) }),
 		Clock:            monotonic{time.Now()},
 		Logger:           logger{o.Named("cache").With("cache", cfg.Name)},
 	})
 	c.register(o.Metrics)
+	if cfg.Bus != nil {
+		c.connect(o)
+	}
 	return c
 }
 
@@ -146,6 +164,9 @@ func (c *Cache[K, V]) Get(ctx context.Context, k K, load func(context.Context, K
 	age := c.age.Load()
 	e, ok := c.entries.GetIfPresent(k)
 	if ok && e.age >= age {
+		if e.absent == nil {
+			return e.value, nil
+		}
 		return c.result(e, nil)
 	}
 	if !ok {
@@ -156,7 +177,7 @@ func (c *Cache[K, V]) Get(ctx context.Context, k K, load func(context.Context, K
 
 // getSlowly is the rest of Get: apart, because its closure would cost every hit an allocation.
 func (c *Cache[K, V]) getSlowly(ctx context.Context, k K, age uint64, load func(context.Context, K) (V, error)) (V, error) {
-	loader := otter.LoaderFunc[K, entry[V]](func(ctx context.Context, k K) (entry[V], error) { return c.load(ctx, k, load) })
+	loader := otter.LoaderFunc[K, *entry[V]](func(ctx context.Context, k K) (*entry[V], error) { return c.load(ctx, k, load) })
 	for {
 		e, err := c.entries.Get(ctx, k, loader)
 		if err != nil || e.age >= age {
@@ -164,7 +185,7 @@ func (c *Cache[K, V]) getSlowly(ctx context.Context, k K, age uint64, load func(
 		}
 		// It was loaded before an InvalidateAll that we come after. Only that entry goes: removing whatever is there now would
 		// also refuse a load that has begun since.
-		c.entries.ComputeIfPresent(k, func(e entry[V]) (entry[V], otter.ComputeOp) {
+		c.entries.ComputeIfPresent(k, func(e *entry[V]) (*entry[V], otter.ComputeOp) {
 			if e.age < age {
 				return e, otter.InvalidateOp
 			}
@@ -174,8 +195,8 @@ func (c *Cache[K, V]) getSlowly(ctx context.Context, k K, age uint64, load func(
 }
 
 // load calls the caller's function and makes an entry of what it returns.
-func (c *Cache[K, V]) load(ctx context.Context, k K, load func(context.Context, K) (V, error)) (entry[V], error) {
-	e := entry[V]{age: c.age.Load()} // before the load, which may read what an InvalidateAll during it is about
+func (c *Cache[K, V]) load(ctx context.Context, k K, load func(context.Context, K) (V, error)) (*entry[V], error) {
+	e := &entry[V]{age: c.age.Load()} // before the load, which may read what an InvalidateAll during it is about
 	begin := time.Now()
 	value, err := load(ctx, k)
 	seconds := time.Since(begin).Seconds()
@@ -186,7 +207,7 @@ func (c *Cache[K, V]) load(ctx context.Context, k K, load func(context.Context, 
 	}
 	if err != nil {
 		c.fail.Observe(seconds)
-		return entry[V]{}, err
+		return nil, err
 	}
 	c.ok.Observe(seconds)
 	e.value = value
@@ -194,7 +215,7 @@ func (c *Cache[K, V]) load(ctx context.Context, k K, load func(context.Context, 
 }
 
 // result turns an entry into what Get returns.
-func (c *Cache[K, V]) result(e entry[V], err error) (V, error) {
+func (c *Cache[K, V]) result(e *entry[V], err error) (V, error) {
 	var none V
 	if err != nil {
 		return none, err
@@ -219,15 +240,30 @@ func clone(err error) *levee.Error {
 }
 
 // Invalidate forgets the keys' copies, those of their absence included, and makes loads under way not be kept. It is called
-// after the change is committed, and must be called also after creating what may have been asked for.
+// after the change is committed, and must be called also after creating what may have been asked for. With a Bus the other nodes do so
+// a few milliseconds later.
 func (c *Cache[K, V]) Invalidate(keys ...K) {
+	c.forget(keys)
+	if c.teller != nil {
+		c.teller.tell(false, keys...)
+	}
+}
+
+// InvalidateAll forgets all copies and makes loads under way not be kept for those who ask from now on; with a Bus on all nodes.
+func (c *Cache[K, V]) InvalidateAll() {
+	c.forgetAll()
+	if c.teller != nil {
+		c.teller.tell(true)
+	}
+}
+
+func (c *Cache[K, V]) forget(keys []K) {
 	for _, k := range keys {
 		c.entries.Invalidate(k)
 	}
 }
 
-// InvalidateAll forgets all copies and makes loads under way not be kept for those who ask from now on.
-func (c *Cache[K, V]) InvalidateAll() {
+func (c *Cache[K, V]) forgetAll() {
 	c.age.Add(1)
 	c.entries.InvalidateAll()
 }

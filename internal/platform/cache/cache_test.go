@@ -257,16 +257,16 @@ type cacher interface {
 type aside struct {
 	mu    sync.Mutex // guards both maps
 	kept  map[int]int64
-	loads map[int]*flight
+	loads map[int]*asideLoad
 }
 
-type flight struct {
+type asideLoad struct {
 	done chan struct{}
 	v    int64
 	err  error
 }
 
-func newAside() *aside { return &aside{kept: map[int]int64{}, loads: map[int]*flight{}} }
+func newAside() *aside { return &aside{kept: map[int]int64{}, loads: map[int]*asideLoad{}} }
 
 func (a *aside) Get(ctx context.Context, k int, load func(context.Context, int) (int64, error)) (int64, error) {
 	a.mu.Lock()
@@ -280,7 +280,7 @@ func (a *aside) Get(ctx context.Context, k int, load func(context.Context, int) 
 		<-f.done
 		return f.v, f.err
 	}
-	f = &flight{done: make(chan struct{})}
+	f = &asideLoad{done: make(chan struct{})}
 	a.loads[k] = f
 	a.mu.Unlock()
 	f.v, f.err = load(ctx, k)

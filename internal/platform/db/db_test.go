@@ -19,6 +19,8 @@ import (
 	"levee/internal/platform/obs"
 )
 
+func secret(s string) obs.Secret { return obs.Secret(s) }
+
 func TestMain(m *testing.M) {
 	if role := os.Getenv(childEnv); role != "" {
 		os.Exit(runChild(role))
@@ -120,7 +122,7 @@ func waitQueue(d *DB, n int) {
 
 func TestSettings(t *testing.T) {
 	d := opened(t)
-	err := d.writer.keep(func(c *conn) error {
+	err := lite(d).writer.keep(func(c *conn) error {
 		for q, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "foreign_keys": "0", "wal_autocheckpoint": "0",
 			"application_id": fmt.Sprint(applicationID)} {
 			rows, err := c.ask(ctx, "PRAGMA "+q)
@@ -136,7 +138,7 @@ func TestSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := os.Stat(d.file.path)
+	st, err := os.Stat(lite(d).file.path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +170,6 @@ func TestConfigRefused(t *testing.T) {
 		{Config{URL: "sqlite:file:x.db"}, "db.url"},
 		{Config{URL: "sqlite:x.db?mode=memory"}, "db.url"},
 		{Config{URL: "sqlite:" + dir}, "db.url"},
-		{Config{URL: "mysql://root@host/x"}, "db.url"},
 		{Config{URL: good, Readers: 1000}, "db.readers"},
 		{Config{URL: good, Readers: -1}, "db.readers"},
 		{Config{URL: good, GroupMax: 5000}, "db.group_max"},
@@ -191,14 +192,16 @@ func TestConfigRefused(t *testing.T) {
 func TestOddPath(t *testing.T) {
 	d := open(t, Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "a b", "é%41&=", "x'y.db")})
 	mustExec(t, d, testTable)
-	if _, err := os.Stat(d.file.path); err != nil {
+	if _, err := os.Stat(lite(d).file.path); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // TestText: what is stored comes back as it was, and differs from its look-alikes.
-func TestText(t *testing.T) {
-	d := opened(t)
+func TestText(t *testing.T) { onEach(t, testText) }
+
+func testText(t *testing.T, e tested) {
+	d := e.opened(t)
 	mustExec(t, d, "CREATE TABLE test_key (k VARCHAR(190) NOT NULL PRIMARY KEY)")
 	texts := []string{"a", "A", "a ", " a", "e", "é", "e\u0301", "É", "ß", "ss", "", "a\x00b", "𝄞", "it's", `"?"`, "%", "_", "returning"}
 	for _, s := range texts {
@@ -212,7 +215,7 @@ func TestText(t *testing.T) {
 			t.Errorf("%q came back as %q", s, got)
 		}
 		var got string
-		if s == "a\x00b" {
+		if s == "a\x00b" && !e.mysql {
 			continue // bun writes values into the text, where a zero byte cannot stand
 		}
 		if err := d.Read(ctx).NewSelect().Table("test_key").Column("k").Where("k = ?", s).Scan(ctx, &got); err != nil || got != s {
@@ -227,9 +230,12 @@ func TestText(t *testing.T) {
 	}
 }
 
-func TestValues(t *testing.T) {
-	d := opened(t)
+func TestValues(t *testing.T) { onEach(t, testValues) }
+
+func testValues(t *testing.T, e tested) {
+	d := e.opened(t)
 	type kind string
+	mustExec(t, d, map[bool]string{false: "CREATE TABLE test_any (v)", true: "CREATE TABLE test_any (i INTEGER, f DOUBLE, s TEXT, b BLOB)"}[e.mysql])
 	for _, c := range []struct {
 		given any
 		want  any
@@ -239,18 +245,25 @@ func TestValues(t *testing.T) {
 		{NullInt64{}, nil}, {NullInt64{Int64: 3, Valid: true}, int64(3)}, {(*int64)(nil), nil},
 	} {
 		var got any
+		column := map[bool]string{false: "v", true: "i"}[e.mysql]
+		switch {
+		case !e.mysql:
+		case isType[string](c.want):
+			column = "s"
+		case isType[[]byte](c.want):
+			column = "b"
+		case isType[float64](c.want):
+			column = "f"
+		}
 		err := d.Tx(ctx, "test", func(ctx context.Context, tx *Tx) error {
 			// Exec's own way and database/sql's must agree.
-			if _, err := tx.Exec(ctx, "CREATE TABLE test_any (v)"); err != nil {
+			if _, err := tx.Exec(ctx, "INSERT INTO test_any ("+column+") VALUES (?)", c.given); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, "INSERT INTO test_any (v) VALUES (?)", c.given); err != nil {
+			if err := tx.InsertRows(ctx, "test_any", []string{column}, [][]any{{c.given}}); err != nil {
 				return err
 			}
-			if err := tx.InsertRows(ctx, "test_any", []string{"v"}, [][]any{{c.given}}); err != nil {
-				return err
-			}
-			rows, err := tx.Query(ctx, "SELECT v FROM test_any UNION ALL SELECT ?", c.given)
+			rows, err := tx.Query(ctx, "SELECT "+column+" FROM test_any UNION ALL SELECT ?", c.given)
 			if err != nil {
 				return err
 			}
@@ -293,8 +306,10 @@ func TestValues(t *testing.T) {
 	}
 }
 
-func TestReadSnapshot(t *testing.T) {
-	d := opened(t)
+func TestReadSnapshot(t *testing.T) { onEach(t, testReadSnapshot) }
+
+func testReadSnapshot(t *testing.T, e tested) {
+	d := e.opened(t)
 	mustExec(t, d, "INSERT INTO test_row (id) VALUES (1)")
 	tx, err := d.Read(ctx).BeginTx(ctx, nil)
 	if err != nil {
@@ -319,8 +334,10 @@ func TestReadSnapshot(t *testing.T) {
 	}
 }
 
-func TestInsertRows(t *testing.T) {
-	d := opened(t)
+func TestInsertRows(t *testing.T) { onEach(t, testInsertRows) }
+
+func testInsertRows(t *testing.T, e tested) {
+	d := e.opened(t)
 	columns := []string{"id", "n", "s"}
 	id := int64(0)
 	for _, n := range []int{0, 1, 2, 3, 63, 64, 65, 127, 128, 300, 1000} {
@@ -383,7 +400,7 @@ func TestStatementCache(t *testing.T) {
 				return err
 			}
 		}
-		c := tx.w.conn
+		c := lite(d).writer.conn
 		if len(c.stmts) != stmtsMax || c.stmts["SELECT ? + 0"] != nil || c.stmts[fmt.Sprintf("SELECT ? + %d", stmtsMax+49)] == nil {
 			t.Errorf("%d statements kept, or the wrong ones", len(c.stmts))
 		}
@@ -424,10 +441,16 @@ func TestStatementCache(t *testing.T) {
 	}
 }
 
-func TestDialect(t *testing.T) {
-	d := opened(t)
+func TestDialect(t *testing.T) { onEach(t, testDialect) }
+
+func testDialect(t *testing.T, e tested) {
+	d := e.opened(t)
 	q := d.Dialect()
-	if q.Name() != "sqlite" || q.ForUpdate() != "" || q.SkipLocked() != "" || q.LimitOne() != " LIMIT 1" {
+	if e.mysql {
+		if q.Name() != "mysql" || q.ForUpdate() != " FOR UPDATE" || q.SkipLocked() != " SKIP LOCKED" || q.LimitOne() != " LIMIT 1" {
+			t.Error("words")
+		}
+	} else if q.Name() != "sqlite" || q.ForUpdate() != "" || q.SkipLocked() != "" || q.LimitOne() != " LIMIT 1" {
 		t.Error("words")
 	}
 	for range 2 {
@@ -443,8 +466,10 @@ func TestDialect(t *testing.T) {
 	}
 }
 
-func TestBunModels(t *testing.T) {
-	d := opened(t)
+func TestBunModels(t *testing.T) { onEach(t, testBunModels) }
+
+func testBunModels(t *testing.T, e tested) {
+	d := e.opened(t)
 	type row struct {
 		bun.BaseModel `bun:"table:test_row"`
 		ID            int64 `bun:"id,pk"`
@@ -456,7 +481,13 @@ func TestBunModels(t *testing.T) {
 		if _, err := tx.Bun().NewInsert().Model(&want).Exec(ctx); err != nil {
 			return err
 		}
-		_, err := tx.Bun().NewUpdate().Model(&want[1]).Set("n = n + 1").WherePK().Returning("n").Exec(ctx)
+		update := tx.Bun().NewUpdate().Model(&want[1]).Set("n = n + 1").WherePK()
+		if e.mysql { // has no RETURNING
+			want[1].N++
+		} else {
+			update = update.Returning("n")
+		}
+		_, err := update.Exec(ctx)
 		return err
 	})
 	if err != nil {
@@ -501,4 +532,9 @@ func TestTwoOverOneObs(t *testing.T) {
 			t.Errorf("no metric %s", name)
 		}
 	}
+}
+
+func isType[T any](v any) bool {
+	_, ok := v.(T)
+	return ok
 }

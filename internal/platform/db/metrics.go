@@ -12,6 +12,8 @@ type metrics struct {
 	members       prometheus.Histogram
 	rolledBack    prometheus.Counter
 	failed        prometheus.Counter
+	reruns        prometheus.Counter
+	unknown       prometheus.Counter
 	queue         prometheus.Gauge
 	checkpoint    prometheus.Histogram
 	pause         prometheus.Histogram
@@ -28,9 +30,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		rolledBack: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "levee_db_rolled_back_total", Help: "Transactions whose function failed."})),
 		failed: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "levee_db_failed_groups_total", Help: "Groups that could not be begun or committed."})),
+			Name: "levee_db_failed_groups_total", Help: "Groups (MySQL: transactions) that could not be begun or committed."})),
+		reruns: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "levee_db_reruns_total", Help: "Transactions run again on MySQL after a deadlock, a lock's timeout or a lost connection."})),
+		unknown: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "levee_db_unknown_commits_total", Help: "Commits on MySQL whose answer was lost."})),
 		queue: obs.Register(r, prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "levee_db_queue_transactions", Help: "Transactions waiting for the writer, seen at the last commit."})),
+			Name: "levee_db_queue_transactions", Help: "Transactions waiting for a writer, seen at the last commit (MySQL: at the last wait)."})),
 		checkpoint: obs.Register(r, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "levee_db_checkpoint_seconds", Help: "Time of one checkpoint beside the writer.", Buckets: seconds})),
 		pause: obs.Register(r, prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -42,8 +42,8 @@ var (
 	withoutRowID = regexp.MustCompile(`(?i)\bWITHOUT\s+ROWID\b`)
 )
 
-// load reads the migrations of all schemas, in order.
-func load(schemas []Schema) ([]migration, error) {
+// load reads the migrations of all schemas as they are for the engine, in order.
+func load(schemas []Schema, engine string) ([]migration, error) {
 	var out []migration
 	owners := map[string]bool{}
 	for _, s := range schemas {
@@ -54,7 +54,7 @@ func load(schemas []Schema) ([]migration, error) {
 			return nil, fmt.Errorf("schema %s is given twice", s.Owner)
 		}
 		owners[s.Owner] = true
-		ms, err := loadOwner(s)
+		ms, err := loadOwner(s, engine)
 		if err != nil {
 			return nil, fmt.Errorf("schema %s: %w", s.Owner, err)
 		}
@@ -63,7 +63,7 @@ func load(schemas []Schema) ([]migration, error) {
 	return out, nil
 }
 
-func loadOwner(s Schema) ([]migration, error) {
+func loadOwner(s Schema, engine string) ([]migration, error) {
 	files, err := fs.Glob(s.FS, "schema/*.sql")
 	if err != nil {
 		return nil, err
@@ -72,28 +72,28 @@ func loadOwner(s Schema) ([]migration, error) {
 		return nil, fmt.Errorf("no files schema/*.sql")
 	}
 	chosen := map[string]string{} // name → file for this engine
-	other := map[string]bool{}    // name → has a file for another engine only
+	other := map[string]string{}  // name → file for another engine
 	for _, f := range files {
 		base := strings.TrimSuffix(strings.TrimPrefix(f, "schema/"), ".sql")
-		name, engine, _ := strings.Cut(base, ".")
-		if !schemaFileName.MatchString(name) || engine != "" && engine != "sqlite" && engine != "mysql" {
+		name, twin, _ := strings.Cut(base, ".")
+		if !schemaFileName.MatchString(name) || twin != "" && twin != "sqlite" && twin != "mysql" {
 			return nil, fmt.Errorf("file %s: the name must be NNNN_what.sql, NNNN_what.sqlite.sql or NNNN_what.mysql.sql", f)
 		}
 		switch {
-		case engine == "mysql":
-			other[name] = true
-		case chosen[name] == "" || engine == "sqlite":
+		case twin != "" && twin != engine:
+			other[name] = f
+		case chosen[name] == "" || twin == engine:
 			chosen[name] = f
 		}
 	}
-	for name := range other {
+	for name, f := range other {
 		if chosen[name] == "" {
-			return nil, fmt.Errorf("file %s.mysql.sql has no twin for sqlite", name)
+			return nil, fmt.Errorf("file %s has no twin for %s", f, engine)
 		}
 	}
 	var out []migration
 	for _, name := range slices.Sorted(maps.Keys(chosen)) {
-		m, err := loadFile(s, name, chosen[name])
+		m, err := loadFile(s, name, chosen[name], engine)
 		if err != nil {
 			return nil, fmt.Errorf("file %s: %w", chosen[name], err)
 		}
@@ -105,7 +105,7 @@ func loadOwner(s Schema) ([]migration, error) {
 	return out, nil
 }
 
-func loadFile(s Schema, name, path string) (m migration, err error) {
+func loadFile(s Schema, name, path, engine string) (m migration, err error) {
 	text, err := fs.ReadFile(s.FS, path)
 	if err != nil {
 		return m, err
@@ -117,17 +117,17 @@ func loadFile(s Schema, name, path string) (m migration, err error) {
 	sum := sha256.Sum256([]byte(plain))
 	m = migration{owner: s.Owner, name: name, number: name[:4], checksum: hex.EncodeToString(sum[:])}
 	for _, st := range splitSQL(plain) {
-		if refused[st.verb] {
-			return m, fmt.Errorf("%s is not allowed in a migration", st.verb)
+		if refused[st.Verb] {
+			return m, fmt.Errorf("%s is not allowed in a migration", st.Verb)
 		}
-		if st.params != 0 {
-			return m, fmt.Errorf("a ? outside of quotes in %q", levee.Shorten(st.text, 80))
+		if st.Params != 0 {
+			return m, fmt.Errorf("a ? outside of quotes in %q", levee.Shorten(st.Text, 80))
 		}
-		if withoutRowID.MatchString(st.text) && !strings.HasSuffix(path, ".sqlite.sql") {
+		if withoutRowID.MatchString(st.Text) && !strings.HasSuffix(path, ".sqlite.sql") {
 			return m, fmt.Errorf("WITHOUT ROWID is SQLite's own: allowed in .sqlite.sql files only")
 		}
-		if st.verb == "CREATE" {
-			st.text = singleKey.ReplaceAllString(st.text, "${1}INTEGER${2}")
+		if st.Verb == "CREATE" && engine == "sqlite" {
+			st.Text = singleKey.ReplaceAllString(st.Text, "${1}INTEGER${2}")
 		}
 		m.statements = append(m.statements, st)
 	}
@@ -138,7 +138,7 @@ func loadFile(s Schema, name, path string) (m migration, err error) {
 }
 
 // recorded returns what was applied: owner/name → checksum.
-func (d *DB) recorded(query func(q string) (*Rows, error)) (out map[string]string, err error) {
+func recorded(query func(q string) (*Rows, error)) (out map[string]string, err error) {
 	rows, err := query("SELECT owner, name, checksum FROM db_migration")
 	if err != nil {
 		return nil, err
@@ -195,16 +195,17 @@ func pending(have []migration, done map[string]string, all bool) ([]migration, e
 	return todo, nil
 }
 
-// Migrate applies what is missing, forward only, each file in one transaction, and returns the names applied (owner/name).
-// Two processes may call it at once: each file is applied by one of them. A file that changed after it was applied, or one
-// that this version does not know, is CodeInternal and nothing is applied.
+// Migrate applies what is missing, forward only, and returns the names applied (owner/name). On SQLite each file is one transaction.
+// MySQL commits each statement that changes a table by itself, so there each step is recorded, and the next call goes on
+// after the last one done. Several processes may call it at once: each file is applied by one of them. A file that changed after
+// it was applied, or one that this version does not know, is CodeInternal and nothing is applied.
 func (d *DB) Migrate(ctx context.Context, schemas []Schema) (applied []string, err error) {
 	defer levee.Wrap(&err, "db.Migrate")
-	have, err := load(schemas)
+	have, err := load(schemas, d.dialect.Name())
 	if err != nil {
 		return nil, err
 	}
-	done, err := d.recorded(func(q string) (*Rows, error) { return d.Query(ctx, q) })
+	done, err := recorded(func(q string) (*Rows, error) { return d.Query(ctx, q) })
 	if err != nil {
 		return nil, err
 	}
@@ -213,18 +214,7 @@ func (d *DB) Migrate(ctx context.Context, schemas []Schema) (applied []string, e
 		return nil, err
 	}
 	for _, m := range todo {
-		ran := false
-		err := d.Tx(ctx, "db.migrate", func(ctx context.Context, tx *Tx) error {
-			done, err := d.recorded(func(q string) (*Rows, error) { return tx.Query(ctx, q) })
-			if err != nil {
-				return err
-			}
-			if _, ok := done[m.String()]; ok {
-				return nil // another process was faster
-			}
-			ran = true
-			return m.apply(ctx, tx, d.clock().UnixMicro())
-		})
+		ran, err := d.engine.apply(ctx, d, m)
 		if err != nil {
 			return applied, fmt.Errorf("migration %s: %w", m, err)
 		}
@@ -236,27 +226,17 @@ func (d *DB) Migrate(ctx context.Context, schemas []Schema) (applied []string, e
 	return applied, nil
 }
 
-func (m migration) apply(ctx context.Context, tx *Tx, now int64) error {
-	for _, st := range m.statements {
-		if _, err := tx.Exec(ctx, st.text); err != nil {
-			return err
-		}
-		tx.w.conn.forget(st.text)
-	}
-	_, err := tx.Exec(ctx, "INSERT INTO db_migration (owner, name, checksum, applied_at) VALUES (?,?,?,?)",
-		m.owner, m.name, m.checksum, now)
-	return err
-}
+const recordMigration = "INSERT INTO db_migration (owner, name, checksum, applied_at) VALUES (?,?,?,?)"
 
 // CheckMigrations returns nil when the database has exactly the migrations given. Pending ones are named, as are changed ones
 // and those of a newer version; all are CodeInternal.
 func (d *DB) CheckMigrations(ctx context.Context, schemas []Schema) (err error) {
 	defer levee.Wrap(&err, "db.CheckMigrations")
-	have, err := load(schemas)
+	have, err := load(schemas, d.dialect.Name())
 	if err != nil {
 		return err
 	}
-	done, err := d.recorded(func(q string) (*Rows, error) { return d.Query(ctx, q) })
+	done, err := recorded(func(q string) (*Rows, error) { return d.Query(ctx, q) })
 	if err != nil {
 		return err
 	}
@@ -277,6 +257,9 @@ func (d *DB) CheckMigrations(ctx context.Context, schemas []Schema) (err error) 
 // DumpSchema returns the CREATE statements of all tables and indexes, sorted and with even white space: the golden map.
 func (d *DB) DumpSchema(ctx context.Context) (text string, err error) {
 	defer levee.Wrap(&err, "db.DumpSchema")
+	if d.dialect.mysql {
+		return dumpMySQL(ctx, d)
+	}
 	rows, err := d.Query(ctx, "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
 	if err != nil {
 		return "", err

@@ -137,8 +137,10 @@ func TestMigrateFails(t *testing.T) {
 	}
 }
 
-func TestMigrateAtOnce(t *testing.T) {
-	cfg := testConfig(t)
+func TestMigrateAtOnce(t *testing.T) { onEach(t, testMigrateAtOnce) }
+
+func testMigrateAtOnce(t *testing.T, e tested) {
+	cfg := e.config(t)
 	dbs := []*DB{open(t, cfg), open(t, cfg), open(t, cfg)}
 	fs := files()
 	for i := range 9 {
@@ -188,7 +190,7 @@ func TestSchemaFiles(t *testing.T) {
 		{[]Schema{{"a", files("0001_a.sql", "CREATE TABLE t (x BIGINT, PRIMARY KEY (x)) WITHOUT ROWID;")}}, ".sqlite.sql"},
 		{[]Schema{{"a", files("0001_a.sql", "-- "+strings.Repeat("x", schemaFileMax))}}, "larger"},
 	} {
-		if _, err := load(c.schemas); err == nil || !strings.Contains(err.Error(), c.words) {
+		if _, err := load(c.schemas, "sqlite"); err == nil || !strings.Contains(err.Error(), c.words) {
 			t.Errorf("%v: %v does not say %q", c.schemas, err, c.words)
 		}
 	}
@@ -196,13 +198,13 @@ func TestSchemaFiles(t *testing.T) {
 		"0001_a.sql", "create table t (Key_1 bigint not null primary key, y BIGINT NOT NULL);",
 		"0002_b.sql", "portable", "0002_b.sqlite.sql", "CREATE TABLE u (x BIGINT NOT NULL, y BIGINT NOT NULL, PRIMARY KEY (x, y)) WITHOUT ROWID;",
 		"0003_c.mysql.sql", "other", "0003_c.sqlite.sql", "CREATE TABLE v (\n  id BIGINT NOT NULL PRIMARY KEY\n);",
-	)}})
+	)}}, "sqlite")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, m := range ms {
-		got = append(got, m.String()+": "+m.statements[0].text)
+		got = append(got, m.String()+": "+m.statements[0].Text)
 	}
 	want := []string{
 		"a/0001_a: create table t (Key_1 INTEGER not null primary key, y BIGINT NOT NULL)",
@@ -218,21 +220,21 @@ func TestSplitSQL(t *testing.T) {
 	for text, want := range map[string][]statement{
 		"":                nil,
 		" ; ;; -- x;\n;":  nil,
-		"SELECT 1":        {{text: "SELECT 1", verb: "SELECT"}},
-		"select ?, '?' ;": {{text: "select ?, '?'", verb: "SELECT", params: 1}},
-		"a ?1, ?; b ?":    {{text: "a ?1, ?", verb: "A", params: -1}, {text: "b ?", verb: "B", params: 1}},
+		"SELECT 1":        {{Text: "SELECT 1", Verb: "SELECT"}},
+		"select ?, '?' ;": {{Text: "select ?, '?'", Verb: "SELECT", Params: 1}},
+		"a ?1, ?; b ?":    {{Text: "a ?1, ?", Verb: "A", Params: -1}, {Text: "b ?", Verb: "B", Params: 1}},
 		`a "x;""y"; b 'it''s;' ; c [;] ` + "`;`": {
-			{text: `a "x;""y"`, verb: "A"}, {text: "b 'it''s;'", verb: "B"}, {text: "c [;] `;`", verb: "C"}},
-		"/* ; ? */ a -- ;\n b; c":                {{text: "/* ; ? */ a -- ;\n b", verb: "A"}, {text: "c", verb: "C"}},
-		"a '":                                    {{text: "a '", verb: "A"}},
-		"(x":                                     {{text: "(x", verb: "("}},
-		"UPDATE t SET returning_x = 'returning'": {{text: "UPDATE t SET returning_x = 'returning'", verb: "UPDATE"}},
-		"UPDATE t SET x = 1 returning x":         {{text: "UPDATE t SET x = 1 returning x", verb: "UPDATE", returning: true}},
-		"insert or rollback into t":              {{text: "insert or rollback into t", verb: "INSERT", orRollback: true}},
+			{Text: `a "x;""y"`, Verb: "A"}, {Text: "b 'it''s;'", Verb: "B"}, {Text: "c [;] `;`", Verb: "C"}},
+		"/* ; ? */ a -- ;\n b; c":                {{Text: "/* ; ? */ a -- ;\n b", Verb: "A"}, {Text: "c", Verb: "C"}},
+		"a '":                                    {{Text: "a '", Verb: "A"}},
+		"(x":                                     {{Text: "(x", Verb: "("}},
+		"UPDATE t SET returning_x = 'returning'": {{Text: "UPDATE t SET returning_x = 'returning'", Verb: "UPDATE"}},
+		"UPDATE t SET x = 1 returning x":         {{Text: "UPDATE t SET x = 1 returning x", Verb: "UPDATE", Returning: true}},
+		"insert or rollback into t":              {{Text: "insert or rollback into t", Verb: "INSERT", OrRollback: true}},
 		"CREATE TABLE t (x UNIQUE ON CONFLICT /**/ ROLLBACK)": {{
-			text: "CREATE TABLE t (x UNIQUE ON CONFLICT /**/ ROLLBACK)", verb: "CREATE", orRollback: true}},
+			Text: "CREATE TABLE t (x UNIQUE ON CONFLICT /**/ ROLLBACK)", Verb: "CREATE", OrRollback: true}},
 	} {
-		if diff := cmp.Diff(want, splitSQL(text), cmp.AllowUnexported(statement{})); diff != "" {
+		if diff := cmp.Diff(want, splitSQL(text)); diff != "" {
 			t.Errorf("%q: %s", text, diff)
 		}
 	}
@@ -251,10 +253,10 @@ func FuzzSplitSQL(f *testing.F) {
 		parts := splitSQL(text)
 		again := ""
 		for _, p := range parts {
-			if p.text == "" || p.verb == "" {
+			if p.Text == "" || p.Verb == "" {
 				t.Fatalf("%q: empty statement %+v", text, p)
 			}
-			again += p.text + "\n;"
+			again += p.Text + "\n;"
 		}
 		if n := len(splitSQL(again)); n != len(parts) && !strings.ContainsAny(text, "'\"`[*") {
 			t.Fatalf("%q: %d statements, then %d", text, len(parts), n)
@@ -266,13 +268,13 @@ func FuzzSplitSQL(f *testing.F) {
 		_ = d.Tx(ctx, "fuzz", func(ctx context.Context, tx *Tx) error {
 			_, err := tx.Exec(ctx, text)
 			_ = err // nearly all of it is no SQL
-			if _, err := tx.w.savepoint.ExecContext(background, nil); err != nil {
+			if _, err := lite(d).writer.savepoint.ExecContext(background, nil); err != nil {
 				t.Fatalf("%q: %v", text, err)
 			}
-			if _, err := tx.w.release.ExecContext(background, nil); err != nil {
+			if _, err := lite(d).writer.release.ExecContext(background, nil); err != nil {
 				t.Fatalf("%q ended the transaction: %v", text, err)
 			}
-			if _, err := tx.w.begin.ExecContext(background, nil); err == nil {
+			if _, err := lite(d).writer.begin.ExecContext(background, nil); err == nil {
 				t.Fatalf("%q ended the transaction: another could be begun", text)
 			}
 			return fmt.Errorf("undo")

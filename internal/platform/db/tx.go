@@ -3,7 +3,11 @@ package db
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -21,10 +25,21 @@ const (
 	txOver
 )
 
+// session is one connection while a transaction has it.
+type session interface {
+	Exec(query string, args []any) (driver.Result, error)
+	InsertRows(table string, columns []string, rows [][]any) error
+	// Broken returns the error after which nothing more can be done in this transaction, or nil.
+	Broken() error
+}
+
 // Tx is one transaction while its function runs. It belongs to the goroutine that runs the function and refuses everything
 // after it. Rows that the function leaves open are closed when it returns.
 type Tx struct {
-	w    *writer
+	session session
+	sql     *sql.Conn // over session, for builders and rows
+
+	d    *DB
 	name string
 	fn   func(ctx context.Context, tx *Tx) error
 	ctx  txContext
@@ -71,18 +86,25 @@ func (c *txContext) Value(key any) any {
 	return c.parent.Value(key)
 }
 
-// Tx runs fn as one transaction and returns after its commit is on disk. name appears in logs and metrics
+// Tx runs fn as one transaction and returns after its commit is durable. name appears in logs and metrics
 // ("order.cancel"); it must come from a small fixed set.
 //
-// Transactions run one at a time, on another goroutine than the caller's, so fn sees all earlier ones and nobody disturbs it;
-// it must not wait for anything but the database, because all writers wait for it. An error of fn undoes what fn did and is
-// returned as it is. A panic of fn undoes it too and is raised again in the caller. When ctx ends while the transaction is
-// queued, it is not run and ctx's error is returned; once begun it runs to the end and the caller gets the true outcome.
+// What fn reads stays true until the commit: it may read, decide and write as if nobody else wrote meanwhile (SQLite: one
+// transaction at a time; MySQL: isolation SERIALIZABLE). fn may be run more than once: on MySQL a deadlock, a lock that was waited
+// for too long or a connection that broke before the commit undoes what it did and runs it again. So it must be repeatable: it
+// sets what it hands out rather than adding to it, and does nothing outside of the database but through AfterCommit and AtCommit,
+// of which only those of the last run are called. It runs on the caller's goroutine or on another, and must not wait for
+// anything but the database, because others wait for its locks (SQLite: all writers).
 //
-// CodeUnavailable: the queue is full, another process holds the file's lock, or the commit failed (disk full, I/O error);
-// nothing was changed and the caller may try again. (If the machine itself dies in the instant of a failed flush, the group may
-// be found committed afterwards: whoever repeats work needs an idempotency key anyway.) Calling Tx inside fn is a bug and
-// CodeInternal.
+// An error of fn undoes what fn did and is returned as it is. A panic of fn undoes it too and is raised again in the caller. When
+// ctx ends before fn has begun, it is not run and ctx's error is returned; once begun it runs to its end and the caller gets the
+// true outcome.
+//
+// CodeUnavailable: too many wait, the database is out of reach, it was undone again and again by others, or the commit failed;
+// nothing was changed and the caller may try again. One case is different: when the connection breaks after the commit was sent
+// and before its answer came, nobody knows whether it is committed; the error says so and OutcomeUnknown reports it. (On SQLite,
+// if the machine itself dies in the instant of a failed flush, the group may be found committed afterwards.) Whoever repeats
+// work needs an idempotency key anyway. Calling Tx inside fn is a bug and CodeInternal.
 func (d *DB) Tx(ctx context.Context, name string, fn func(ctx context.Context, tx *Tx) error) error {
 	if outer, _ := ctx.Value(txKey{}).(*Tx); outer != nil && outer.state.Load() != txOver {
 		return levee.E(levee.CodeInternal, "db.Tx %q was called inside db.Tx %q: use the Tx that is there (a method ending in Tx)",
@@ -91,22 +113,13 @@ func (d *DB) Tx(ctx context.Context, name string, fn func(ctx context.Context, t
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	t := &Tx{w: d.writer, name: name, fn: fn, done: make(chan struct{}, 1)}
+	t := &Tx{d: d, name: name, fn: fn, done: make(chan struct{}, 1)}
 	t.ctx = txContext{parent: ctx, tx: t}
-	if err := d.writer.queue.push(t); err != nil {
-		return err
-	}
-	if end := ctx.Done(); end == nil {
-		<-t.done
-	} else {
-		select {
-		case <-t.done:
-		case <-end:
-			if t.state.CompareAndSwap(txQueued, txWithdrawn) {
-				return ctx.Err()
-			}
-			<-t.done
+	if err := d.engine.transact(ctx, t); err != nil {
+		if OutcomeUnknown(err) {
+			NoteWrite(ctx)
 		}
+		return err
 	}
 	switch {
 	case t.panicked != nil:
@@ -116,18 +129,63 @@ func (d *DB) Tx(ctx context.Context, name string, fn func(ctx context.Context, t
 	case t.err != nil:
 		return t.err
 	}
+	NoteWrite(ctx)
 	for _, f := range t.after {
 		f()
 	}
 	return nil
 }
 
+// call runs the function and turns a panic into an error; the value is raised again in the caller.
+func (t *Tx) call() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			t.panicked = v
+			t.d.log.Error("panic inside a transaction", "tx", t.name, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			err = errors.New("panic inside a transaction")
+		}
+	}()
+	t.after, t.inOrder = nil, nil
+	begun := time.Now()
+	err = t.fn(&t.ctx, t)
+	slow := slowTx
+	if t.d.dialect.mysql {
+		slow = slowMySQLTx
+	}
+	if took := time.Since(begun); took > slow {
+		t.d.log.Warn("slow transaction: others waited for it", "tx", t.name, "took", took)
+	}
+	return err
+}
+
+const (
+	// slowTx is from when a transaction is logged on SQLite: at this length it is what all other writers wait for.
+	slowTx = 100 * time.Millisecond
+	// slowMySQLTx is the same on MySQL, where only those wait who want the same rows, and where it may itself have waited.
+	slowMySQLTx = time.Second
+)
+
 // usable refuses statements after the function's end: they would run inside somebody else's transaction.
 func (t *Tx) usable() error {
 	if t.state.Load() != txRunning {
 		return levee.E(levee.CodeInternal, "the transaction %q is over: its Tx must not be kept", t.name)
 	}
-	return t.w.conn.lost
+	return t.session.Broken()
+}
+
+// InsertRows inserts rows in statements of many rows each. Each row has one value per column, of the types Exec takes. It is
+// all or nothing only together with the transaction: after an error the function should return it.
+func (t *Tx) InsertRows(_ context.Context, table string, columns []string, rows [][]any) error {
+	if err := t.usable(); err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	if len(columns) == 0 || len(columns) > insertParamsMax {
+		return levee.Invalid("columns", fmt.Sprintf("1 to %d names", insertParamsMax), len(columns))
+	}
+	return t.session.InsertRows(table, columns, rows)
 }
 
 // Exec runs a statement, prepared and kept by its text. An UPDATE reports the rows it matched, also where nothing changed.
@@ -136,7 +194,7 @@ func (t *Tx) Exec(_ context.Context, query string, args ...any) (Result, error) 
 	if err := t.usable(); err != nil {
 		return nil, err
 	}
-	return t.w.conn.exec(query, args)
+	return t.session.Exec(query, args)
 }
 
 // Query runs a prepared query inside the transaction: it sees what the transaction wrote. ctx does not end it.
@@ -144,7 +202,7 @@ func (t *Tx) Query(_ context.Context, query string, args ...any) (*Rows, error) 
 	if err := t.usable(); err != nil {
 		return nil, err
 	}
-	return t.w.bun.Conn.QueryContext(background, query, args...)
+	return t.sql.QueryContext(background, query, args...)
 }
 
 // QueryRow is Query for at most one row; Scan returns ErrNoRows when there is none.
@@ -152,7 +210,7 @@ func (t *Tx) QueryRow(_ context.Context, query string, args ...any) *Row {
 	if err := t.usable(); err != nil {
 		return rowOf(err)
 	}
-	return t.w.bun.Conn.QueryRowContext(background, query, args...)
+	return t.sql.QueryRowContext(background, query, args...)
 }
 
 // rowOf makes a Row whose Scan returns err; database/sql has no other way to one.
@@ -166,9 +224,10 @@ func rowOf(err error) *Row {
 // transaction fails. It may call Tx with a context from outside.
 func (t *Tx) AfterCommit(fn func()) { t.after = append(t.after, fn) }
 
-// AtCommit has fn run in the order of the commits: when the commit is on disk, before any later transaction begins and before
-// anybody learns of it. What must follow SQL step by step in memory goes here. It runs on the writer's goroutine, so it must be
-// short, must not touch the database and must not panic.
+// AtCommit has fn run in the order of the commits: when the commit is durable, before any later transaction of this process that
+// has such functions too commits, and before the caller learns of it (SQLite: before any later transaction begins). What must
+// follow SQL step by step in memory goes here. All who have such functions wait for it, so it must be short, must not touch the
+// database and must not panic. It orders the commits of one process only: other processes' commits come in between.
 func (t *Tx) AtCommit(fn func()) { t.inOrder = append(t.inOrder, fn) }
 
 // Bun returns the transaction for bun's builder. Its texts hold their values, so they are not kept prepared: hot paths use
@@ -183,26 +242,30 @@ func (b txBun) ExecContext(_ context.Context, query string, args ...any) (sql.Re
 	if err := b.t.usable(); err != nil {
 		return nil, err
 	}
-	return b.t.w.bun.ExecContext(background, query, args...)
+	return b.t.sql.ExecContext(background, b.format(query, args))
 }
 
 func (b txBun) QueryContext(_ context.Context, query string, args ...any) (*sql.Rows, error) {
 	if err := b.t.usable(); err != nil {
 		return nil, err
 	}
-	return b.t.w.bun.QueryContext(background, query, args...)
+	return b.t.sql.QueryContext(background, b.format(query, args))
 }
 
 func (b txBun) QueryRowContext(_ context.Context, query string, args ...any) *sql.Row {
 	if err := b.t.usable(); err != nil {
 		return rowOf(err)
 	}
-	return b.t.w.bun.QueryRowContext(background, query, args...)
+	return b.t.sql.QueryRowContext(background, b.format(query, args))
 }
 
-func (b txBun) Dialect() schema.Dialect { return b.t.w.d.bun.Dialect() }
+func (b txBun) Dialect() schema.Dialect { return b.t.d.bun.Dialect() }
 
-func (b txBun) db() *bun.DB { return b.t.w.d.bun }
+func (b txBun) db() *bun.DB { return b.t.d.bun }
+
+func (b txBun) format(query string, args []any) string {
+	return b.db().QueryGen().FormatQuery(query, args...)
+}
 
 func (b txBun) NewValues(model any) *bun.ValuesQuery {
 	return bun.NewValuesQuery(b.db(), model).Conn(b)

@@ -18,8 +18,10 @@ import (
 	"levee"
 )
 
-func TestOwnWriteIsSeen(t *testing.T) {
-	d := opened(t)
+func TestOwnWriteIsSeen(t *testing.T) { onEach(t, testOwnWriteIsSeen) }
+
+func testOwnWriteIsSeen(t *testing.T, e tested) {
+	d := e.opened(t)
 	err := d.Tx(ctx, "test", func(ctx context.Context, tx *Tx) error {
 		if _, err := tx.Exec(ctx, "INSERT INTO test_row (id, n) VALUES (1, 41)"); err != nil {
 			return err
@@ -50,8 +52,10 @@ func TestOwnWriteIsSeen(t *testing.T) {
 	}
 }
 
-func TestNestedTxIsRefused(t *testing.T) {
-	d := opened(t)
+func TestNestedTxIsRefused(t *testing.T) { onEach(t, testNestedTxIsRefused) }
+
+func testNestedTxIsRefused(t *testing.T, e tested) {
+	d := e.opened(t)
 	ran := false
 	err := d.Tx(ctx, "outer", func(ctx context.Context, tx *Tx) error {
 		ctx = context.WithValue(ctx, "k", "v") //nolint:staticcheck // any wrapping context
@@ -90,8 +94,10 @@ func TestNestedTxIsRefused(t *testing.T) {
 	}
 }
 
-func TestPanic(t *testing.T) {
-	d := opened(t)
+func TestPanic(t *testing.T) { onEach(t, testPanic) }
+
+func testPanic(t *testing.T, e tested) {
+	d := e.with(t, e.oneWriter(t))
 	release := hold(t, d)
 	var wg sync.WaitGroup
 	for i := range 3 {
@@ -127,8 +133,10 @@ func TestPanic(t *testing.T) {
 }
 
 // TestGoexit: t.FailNow inside a transaction ends the goroutine that runs it, which is the writer's.
-func TestGoexit(t *testing.T) {
-	d := opened(t)
+func TestGoexit(t *testing.T) { onEach(t, testGoexit) }
+
+func testGoexit(t *testing.T, e tested) {
+	d := e.with(t, e.oneWriter(t))
 	release := hold(t, d)
 	var wg sync.WaitGroup
 	var ended atomic.Int32
@@ -163,8 +171,10 @@ func TestGoexit(t *testing.T) {
 	}
 }
 
-func TestCancel(t *testing.T) {
-	d := opened(t)
+func TestCancel(t *testing.T) { onEach(t, testCancel) }
+
+func testCancel(t *testing.T, e tested) {
+	d := e.with(t, e.oneWriter(t))
 	release := hold(t, d)
 	cctx, cancel := context.WithCancel(ctx)
 	errc := make(chan error, 1)
@@ -215,15 +225,21 @@ func TestCancel(t *testing.T) {
 	// A reader's query does end with its context, and the pool is sound after it.
 	cctx, cancel = context.WithCancel(ctx)
 	time.AfterFunc(20*time.Millisecond, cancel)
-	err = d.QueryRow(cctx, "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c").Scan(new(int))
+	long := "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c"
+	if e.mysql {
+		long = "SELECT SLEEP(30)"
+	}
+	err = d.QueryRow(cctx, long).Scan(new(int))
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("a reader's query: %v", err)
 	}
 	one[int](t, d, "SELECT 1")
 }
 
-func TestAfterCommit(t *testing.T) {
-	d := opened(t)
+func TestAfterCommit(t *testing.T) { onEach(t, testAfterCommit) }
+
+func testAfterCommit(t *testing.T, e tested) {
+	d := e.opened(t)
 	var did []string
 	err := d.Tx(ctx, "test", func(ctx context.Context, tx *Tx) error {
 		for _, w := range []string{"a", "b"} {
@@ -335,8 +351,10 @@ func TestGroup(t *testing.T) {
 }
 
 // TestCrowd: many callers, some fail, some leave; the sum is what was acknowledged.
-func TestCrowd(t *testing.T) {
-	cfg := testConfig(t)
+func TestCrowd(t *testing.T) { onEach(t, testCrowd) }
+
+func testCrowd(t *testing.T, e tested) {
+	cfg := e.config(t)
 	cfg.GroupMax = 7
 	d := open(t, cfg)
 	mustExec(t, d, testTable)
@@ -385,8 +403,10 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
-func TestQueueFull(t *testing.T) {
-	cfg := testConfig(t)
+func TestQueueFull(t *testing.T) { onEach(t, testQueueFull) }
+
+func testQueueFull(t *testing.T, e tested) {
+	cfg := e.oneWriter(t)
 	cfg.QueueMax = 3
 	d := open(t, cfg)
 	release := hold(t, d)
@@ -414,8 +434,10 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-func TestClose(t *testing.T) {
-	cfg := testConfig(t)
+func TestClose(t *testing.T) { onEach(t, testClose) }
+
+func testClose(t *testing.T, e tested) {
+	cfg := e.oneWriter(t)
 	d, err := Open(ctx, cfg, quiet(t))
 	if err != nil {
 		t.Fatal(err)
@@ -437,15 +459,7 @@ func TestClose(t *testing.T) {
 	waitQueue(d, 5)
 	closed := make(chan error, 1)
 	go func() { closed <- d.Close() }()
-	for {
-		d.writer.queue.mu.Lock()
-		ok := d.writer.queue.closed
-		d.writer.queue.mu.Unlock()
-		if ok {
-			break
-		}
-		runtime.Gosched()
-	}
+	waitClosing(d)
 	wantCode(t, d.Tx(ctx, "test", func(context.Context, *Tx) error { return nil }), levee.CodeUnavailable, "closing")
 	release()
 	wg.Wait()
@@ -455,8 +469,10 @@ func TestClose(t *testing.T) {
 	if err := d.QueryRow(ctx, "SELECT 1").Scan(new(int)); err == nil {
 		t.Error("a read after Close")
 	}
-	if _, err := os.Stat(d.file.path + "-wal"); err == nil {
-		t.Error("the log was left behind")
+	if !e.mysql {
+		if _, err := os.Stat(lite(d).file.path + "-wal"); err == nil {
+			t.Error("the log was left behind")
+		}
 	}
 	d = open(t, cfg)
 	if n := one[int](t, d, "SELECT count(*) FROM test_row"); n != 5 {
@@ -465,8 +481,10 @@ func TestClose(t *testing.T) {
 }
 
 // TestInBubble: rooms test with virtual time; the database must not hold it up, nor be left behind.
-func TestInBubble(t *testing.T) {
-	cfg := testConfig(t)
+func TestInBubble(t *testing.T) { onEach(t, testInBubble) }
+
+func testInBubble(t *testing.T, e tested) {
+	cfg := e.oneWriter(t)
 	o := quiet(t)
 	synctest.Test(t, func(t *testing.T) {
 		d, err := Open(ctx, cfg, o)

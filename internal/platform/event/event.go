@@ -10,9 +10,11 @@
 //   - An event is delivered if and only if the transaction that emitted it committed.
 //   - Delivery is at least once, the effect exactly once: what a listener does in its transaction and the mark that it was
 //     done commit together. A listener's function itself may run several times.
-//   - Order is kept per listener and EventKey, by id. An event that fails holds back the later events of its key for this
-//     one listener, nothing else, until it succeeds or is parked.
-//   - One relay works at a time; the newest process wins, and each delivery checks its fence in its own transaction.
+//   - Order is kept per listener and EventKey, as the emitting transactions committed, whatever the clocks of their nodes. An event
+//     that fails holds back the later events of its key for this one listener, nothing else, until it succeeds or is parked.
+//   - One relay works at a time, and each delivery checks its fence in its own transaction. On an engine with one writer the newest
+//     process takes over at once; between nodes, one that has gone without a word is replaced after the lease, which is measured
+//     by watching, never by comparing two clocks.
 package event
 
 import (
@@ -21,11 +23,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"levee"
 	"levee/internal/platform/db"
@@ -51,9 +55,10 @@ type Event interface {
 
 // Listener is one named wish to hear one event, made by Listen.
 type Listener struct {
-	name, event string
-	decode      func(payload string) (deliver, error)
-	err         error
+	name  string
+	hears map[string]decoder // by event name
+	kept  bool               // FromKept
+	err   error
 }
 
 // deliver runs a listener on an event that was decoded before the writer was taken.
@@ -65,8 +70,9 @@ func (l Listener) Name() string { return l.name }
 // Listen makes a listener. Its name ("catalog.restock", at most 190 bytes) is kept in SQL and must not change while events
 // are under way. fn's writes and the mark that the event was handled commit together; fn may run again after an error, a
 // crash, or when an event next to it in the same batch fails, so everything it does must go through tx. It must not block on
-// anything but the database. An error or a panic is retried with growing pauses and parked after the 12th attempt.
-func Listen[E Event](name string, fn func(ctx context.Context, tx *db.Tx, e E) error) Listener {
+// anything but the database. An error or a panic is retried with growing pauses and parked after the 12th attempt. The options are
+// Upcast and FromKept.
+func Listen[E Event](name string, fn func(ctx context.Context, tx *db.Tx, e E) error, opts ...Option) Listener {
 	l := Listener{name: name}
 	t := reflect.TypeFor[E]()
 	switch {
@@ -81,16 +87,15 @@ func Listen[E Event](name string, fn func(ctx context.Context, tx *db.Tx, e E) e
 		return l
 	}
 	var zero E
-	l.event = zero.EventName()
-	if l.event == "" || len(l.event) > maxName {
-		l.err = levee.Invalid("event name", "1 to 190 bytes", l.event)
+	if own := zero.EventName(); own == "" || len(own) > maxName {
+		l.err = levee.Invalid("event name", "1 to 190 bytes", own)
+		return l
 	}
-	l.decode = func(payload string) (deliver, error) {
-		var e E
-		if err := json.Unmarshal([]byte(payload), &e); err != nil {
-			return nil, fmt.Errorf("event %s does not decode: %w", l.event, err)
-		}
-		return func(ctx context.Context, tx *db.Tx) error { return fn(ctx, tx, e) }, nil
+	for _, o := range opts {
+		l.kept = l.kept || o.kept
+	}
+	if l.hears, l.err = decoders(fn, opts); l.err != nil {
+		l.err = fmt.Errorf("listener %s: %w", name, l.err)
 	}
 	return l
 }
@@ -109,12 +114,26 @@ type Bus struct {
 	log   *slog.Logger
 	m     *metrics
 
-	wakeup chan struct{} // capacity 1: a wake-up is remembered, never waited for
-	wakeFn func()        // b.wake, made once: Emit is on the hot path
-	turn   chan struct{} // capacity 1: held by the one Run or Drain that relays in this process
+	crowd bool          // the engine has many writers at once
+	lease time.Duration // how long a relay that fell silent keeps others waiting
+	most  int64         // numbers of the log that a listener may have to go to be let hear live
+	seam  seam
 
-	sqlLease string       // reads the relay's row in a transaction
-	waiters  atomic.Int64 // Drains under way
+	wakeup   chan struct{} // capacity 1: a wake-up is remembered, never waited for
+	wakeFn   func()        // b.given, made once: Emit is on the hot path
+	ring     atomic.Pointer[func()]
+	relaying atomic.Bool
+	turn     chan struct{} // capacity 1: held by the one Run or Drain that relays in this process
+
+	sqlLease string      // reads the relay's row in a transaction, to change it
+	sqlFence string      // the same, to keep it as it is until the commit
+	known    atomic.Bool // event_listener has all listeners of this process
+
+	keep    time.Duration // how long the log keeps
+	kept    []string      // Config.Kept
+	badConf error
+	joins   map[string]joinTry // by listener: the last try to let it hear live; of the relay alone
+	waiters atomic.Int64       // Drains under way
 
 	mu        sync.Mutex // guards what follows
 	listeners map[string][]Listener
@@ -122,15 +141,89 @@ type Bus struct {
 	waiting   []chan struct{} // Drains that wait for the next moment with nothing due
 }
 
-// Open makes a bus on d. Nothing runs until Run.
-func Open(d *db.DB, ids *id.Generator, o *obs.Obs) *Bus {
-	b := &Bus{
-		db: d, ids: ids, clock: o.Clock, log: o.Named("event"), m: newMetrics(o.Metrics),
-		wakeup: make(chan struct{}, 1), turn: make(chan struct{}, 1), listeners: map[string][]Listener{},
+// seam is what the suite takes away, to see the faults come that it prevents, and how it makes a node sleep or die. Zero in production.
+type seam struct {
+	unfenced bool   // deliver without the fence
+	blind    bool   // do not look for the event before
+	dead     bool   // end without giving the lease back
+	stay     bool   // never let a listener that is behind hear live
+	byID     bool   // read the log by the events' ids, as if they rose with the commits
+	rash     bool   // read the log up to its highest number, whatever is under way below it
+	apart    bool   // note what was copied from the log after the copy, not with it
+	hold     func() // called before each delivery and each beat: a sleeping process does not return from it
+	slow     func() // called before a term reads the outbox
+}
+
+func (s *seam) sleep() {
+	if s.hold != nil {
+		s.hold()
 	}
-	b.wakeFn = b.wake
+}
+
+// Config says what is kept. Its zero value keeps events until they are delivered.
+type Config struct {
+	// Kept names the events that stay readable after their delivery, for Replay and for new listeners (FromKept): whole names
+	// ("order.paid.v1") or beginnings that end in a star ("order.*"; "*": all). What is kept costs the relay one more row per event; emitting costs
+	// the same. All programs on one database should name the same: the one that relays decides. Default: none.
+	Kept []string
+	// Keep is how long they stay, from 1 minute to 10 years, by the relay's clock. Default 7 days. What a listener of a program that does
+	// not run at the moment has yet to get stays as long, too.
+	Keep time.Duration
+}
+
+// keepDefault is Config.Keep's default.
+const keepDefault = 7 * 24 * time.Hour
+
+// Open makes a bus on d, with at most one Config. Nothing runs until Run. A Config that is not allowed is told by Register and Run, as
+// CodeInvalid.
+func Open(d *db.DB, ids *id.Generator, o *obs.Obs, cfg ...Config) *Bus {
+	b := &Bus{
+		db: d, ids: ids, joins: map[string]joinTry{}, clock: o.Clock, log: o.Named("event"), m: newMetrics(o.Metrics),
+		wakeup: make(chan struct{}, 1), turn: make(chan struct{}, 1), listeners: map[string][]Listener{},
+		crowd: d.Dialect().Name() != "sqlite", lease: lease, most: joinMost,
+	}
+	b.wakeFn = b.given
+	b.configure(cfg)
+	b.sqlFence = `SELECT fence, registry FROM event_relay WHERE id = 1`
+	if b.crowd {
+		b.sqlFence += ` LOCK IN SHARE MODE` // the lanes of one relay do not wait for each other
+	}
 	b.sqlLease = strings.TrimSpace(`SELECT fence, lease_until FROM event_relay WHERE id = 1 ` + d.Dialect().ForUpdate())
 	return b
+}
+
+func (b *Bus) configure(cfg []Config) {
+	b.keep = keepDefault
+	for _, c := range cfg {
+		if c.Keep != 0 {
+			b.keep = c.Keep
+		}
+		b.kept = c.Kept
+		for _, name := range c.Kept {
+			if i := strings.IndexByte(name, '*'); name == "" || len(name) > maxName || i >= 0 && i != len(name)-1 {
+				b.badConf = levee.Invalid("event.kept", "names of events, or beginnings that end in *", name)
+			}
+		}
+	}
+	if b.keep < time.Minute || b.keep > 3660*24*time.Hour {
+		b.badConf = levee.Invalid("event.keep", "1m to 10 years", b.keep)
+	}
+}
+
+// keeps says whether events of this name are kept.
+func (b *Bus) keeps(name string) bool {
+	return slices.ContainsFunc(b.kept, func(k string) bool {
+		start, open := strings.CutSuffix(k, "*")
+		return name == k || open && strings.HasPrefix(name, start)
+	})
+}
+
+// Connect joins the buses of several nodes: ring is called after each commit that gave work, unless this node relays itself, and must
+// not block; the wake that it returns is for the ring of another node. Without it events of other nodes are found by looking, within
+// a second. It is called at most once, before Run.
+func (b *Bus) Connect(ring func()) (wake func()) {
+	b.ring.Store(&ring)
+	return b.wake
 }
 
 //go:embed schema/*.sql
@@ -145,6 +238,9 @@ func (b *Bus) Register(ls ...Listener) (err error) {
 	defer levee.Wrap(&err, "event.Register")
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.badConf != nil {
+		return b.badConf
+	}
 	if b.started {
 		return levee.E(levee.CodeInvalid, "listeners must be registered before the bus runs")
 	}
@@ -158,21 +254,26 @@ func (b *Bus) Register(ls ...Listener) (err error) {
 		switch {
 		case l.err != nil:
 			return l.err
-		case l.decode == nil:
+		case l.hears == nil:
 			return levee.Invalid("listener", "made by event.Listen", "a zero value")
 		case taken[l.name]:
 			return levee.Invalid("listener", "a name that is not taken", l.name)
 		}
 		taken[l.name] = true
 	}
+	all := maps.Clone(b.listeners)
 	for _, l := range ls {
-		b.listeners[l.event] = append(b.listeners[l.event], l)
-	}
-	for name, of := range b.listeners {
-		if len(of) > maxListeners {
-			return levee.Invalid("listeners of "+name, fmt.Sprintf("at most %d", maxListeners), len(of))
+		for name := range l.hears {
+			all[name] = append(slices.Clip(all[name]), l)
 		}
 	}
+	for name, g := range groupsOf(all) {
+		if len(g.listeners) > maxListeners {
+			return levee.Invalid("listeners of "+name, fmt.Sprintf("at most %d, also over versions", maxListeners), len(g.listeners))
+		}
+	}
+	b.listeners = all
+	b.known.Store(false)
 	return nil
 }
 
@@ -193,16 +294,27 @@ func (b *Bus) Events() []Known {
 	return known
 }
 
-const insertEvent = `INSERT INTO event_outbox (id, name, event_key, payload) VALUES (?, ?, ?, ?)`
+const insertEvent = `INSERT INTO event_outbox (id, name, event_key, payload, previous) VALUES (?, ?, ?, ?, ?)`
 
-// Emit writes e into the outbox within the caller's transaction and wakes the relay once that has committed. It fails with
-// CodeTooLarge for a payload over 256 KiB.
+var outboxColumns = []string{"id", "name", "event_key", "payload", "previous"}
+
+// Emit writes e into the outbox within the caller's transaction and wakes the relay once that has committed. Transactions of one key
+// wait for each other from here to their commit. It fails with CodeTooLarge for a payload over 256 KiB.
 func (b *Bus) Emit(ctx context.Context, tx *db.Tx, e Event) error {
-	row, err := b.row(e)
-	if err != nil {
+	es := [1]emission{}
+	var err error
+	if es[0], err = b.emission(e); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, insertEvent, row...); err != nil {
+	if !b.known.Load() {
+		if err := b.announceTx(ctx, tx); err != nil {
+			return fmt.Errorf("event.Emit(%s): %w", e.EventName(), err)
+		}
+	}
+	if err := b.numberTx(ctx, tx, es[:]); err != nil {
+		return fmt.Errorf("event.Emit(%s): %w", e.EventName(), err)
+	}
+	if _, err := tx.Exec(ctx, insertEvent, es[0].row()...); err != nil {
 		return fmt.Errorf("event.Emit(%s): %w", e.EventName(), err)
 	}
 	tx.AfterCommit(b.wakeFn)
@@ -215,11 +327,23 @@ func (b *Bus) EmitMany(ctx context.Context, tx *db.Tx, events ...Event) (err err
 	if len(events) == 0 {
 		return nil
 	}
-	rows := make([][]any, len(events))
+	es := make([]emission, len(events))
 	for i, e := range events {
-		if rows[i], err = b.row(e); err != nil {
+		if es[i], err = b.emission(e); err != nil {
 			return err
 		}
+	}
+	if !b.known.Load() {
+		if err := b.announceTx(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if err := b.numberTx(ctx, tx, es); err != nil {
+		return err
+	}
+	rows := make([][]any, len(es))
+	for i := range es {
+		rows[i] = es[i].row()
 	}
 	if err := tx.InsertRows(ctx, "event_outbox", outboxColumns, rows); err != nil {
 		return err
@@ -228,26 +352,31 @@ func (b *Bus) EmitMany(ctx context.Context, tx *db.Tx, events ...Event) (err err
 	return nil
 }
 
-var outboxColumns = []string{"id", "name", "event_key", "payload"}
-
-func (b *Bus) row(e Event) ([]any, error) {
+// emission is e without its id.
+func (b *Bus) emission(e Event) (emission, error) {
 	name := e.EventName()
 	if name == "" || len(name) > maxName {
-		return nil, levee.Invalid("event name", "1 to 190 bytes", name)
+		return emission{}, levee.Invalid("event name", "1 to 190 bytes", name)
 	}
 	payload, err := json.Marshal(e)
 	if err != nil {
-		return nil, fmt.Errorf("event %s does not encode: %w", name, err)
+		return emission{}, fmt.Errorf("event %s does not encode: %w", name, err)
 	}
 	if len(payload) > maxPayload {
-		return nil, levee.E(levee.CodeTooLarge, "event %s has %d bytes, allowed are %d", name, len(payload), maxPayload)
-	}
-	id, err := b.ids.Next()
-	if err != nil {
-		return nil, err
+		return emission{}, levee.E(levee.CodeTooLarge, "event %s has %d bytes, allowed are %d", name, len(payload), maxPayload)
 	}
 	b.m.emitted.WithLabelValues(name).Inc()
-	return []any{id, name, e.EventKey(), string(payload)}, nil
+	return emission{key: e.EventKey(), name: name, payload: string(payload)}, nil
+}
+
+func (e *emission) row() []any { return []any{e.id, e.name, e.key, e.payload, e.previous} }
+
+// given is called after a commit that gave work.
+func (b *Bus) given() {
+	b.wake()
+	if ring := b.ring.Load(); ring != nil && !b.relaying.Load() {
+		(*ring)()
+	}
 }
 
 func (b *Bus) wake() {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,7 +36,7 @@ type other struct{ Key int64 }
 func (other) EventName() string { return "test.other.v1" }
 func (e other) EventKey() int64 { return e.Key }
 
-const effectSchema = `CREATE TABLE effect (listener VARCHAR(190) NOT NULL, event_key BIGINT NOT NULL, n BIGINT NOT NULL);`
+const effectSchema = `CREATE TABLE effect (listener VARCHAR(190) NOT NULL, event_key BIGINT NOT NULL, n BIGINT NOT NULL, at BIGINT NOT NULL);`
 
 type house struct {
 	t   testing.TB
@@ -54,10 +55,7 @@ func openDir(t testing.TB, dir string, o *obs.Obs) *house {
 	t.Helper()
 	h := &house{t: t, o: o, dir: dir}
 	var err error
-	h.db, err = db.Open(t.Context(), db.Config{URL: "sqlite:" + filepath.Join(dir, "levee.db")}, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h.db = openDB(t, dir, o)
 	if h.ids, err = id.Open(t.Context(), id.Config{Dir: filepath.Join(dir, "id")}, o); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +129,7 @@ func (h *house) empty() {
 // effects returns the effects of a listener in the order they were written, "key:n key:n".
 func (h *house) effects(listener string) string {
 	h.t.Helper()
-	rows, err := h.db.Query(context.Background(), `SELECT event_key, n FROM effect WHERE listener = ? ORDER BY rowid`, listener)
+	rows, err := h.db.Query(context.Background(), `SELECT event_key, n FROM effect WHERE listener = ? ORDER BY at`, listener)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -148,9 +146,14 @@ func (h *house) effects(listener string) string {
 }
 
 func write(ctx context.Context, tx *db.Tx, listener string, e noted) error {
-	_, err := tx.Exec(ctx, `INSERT INTO effect (listener, event_key, n) VALUES (?, ?, ?)`, listener, e.Key, e.N)
+	_, err := tx.Exec(ctx, `INSERT INTO effect (listener, event_key, n, at) VALUES (?, ?, ?, ?)`, listener, e.Key, e.N, written.Add(1))
 	return err
 }
+
+// written counts what listeners write, over the processes of a test: each begins at its time.
+var written atomic.Int64
+
+func init() { written.Store(time.Now().UnixNano()) }
 
 // writer is a listener that notes each event as an effect.
 func writer(name string) Listener {

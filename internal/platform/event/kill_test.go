@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +28,9 @@ const (
 	victimDir   = "LEVEE_EVENT_VICTIM"
 	victimMany  = "LEVEE_EVENT_MANY"
 	victimApart = "LEVEE_EVENT_APART"
+	victimURL   = "LEVEE_EVENT_URL" // of the database, and its password
+	victimWord  = "LEVEE_EVENT_WORD"
+	victimLog   = "LEVEE_EVENT_LOG" // "log": a third listener comes later and begins with what is kept; "control": with the fault of that
 )
 
 func TestMain(m *testing.M) {
@@ -57,21 +62,21 @@ func victim(dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	open := func(file string) (*db.DB, error) {
-		d, err := db.Open(ctx, db.Config{URL: "sqlite:" + filepath.Join(dir, file)}, o)
+	open := func(cfg db.Config) (*db.DB, error) {
+		d, err := db.Open(ctx, cfg, o)
 		if err != nil {
 			return nil, err
 		}
 		_, err = d.Migrate(ctx, []db.Schema{Schema(), {Owner: "test", FS: testFS}})
 		return d, err
 	}
-	d, err := open("levee.db")
+	d, err := open(db.Config{URL: os.Getenv(victimURL), Password: obs.Secret(os.Getenv(victimWord))})
 	if err != nil {
 		return err
 	}
 	apart := d
 	if os.Getenv(victimApart) != "" {
-		if apart, err = open("apart.db"); err != nil {
+		if apart, err = open(db.Config{URL: "sqlite:" + filepath.Join(dir, "apart.db")}); err != nil {
 			return err
 		}
 	}
@@ -79,7 +84,40 @@ func victim(dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	b := Open(d, ids, o)
+	b := Open(d, ids, o, Config{Kept: []string{"*"}})
+	b.lease = 200 * time.Millisecond // so long the dead one before keeps this one waiting, between nodes
+	var third, early bool
+	history := func() (n int, err error) {
+		err = d.QueryRow(ctx, `SELECT COUNT(*) FROM event_log`).Scan(&n)
+		return n, err
+	}
+	if mode := os.Getenv(victimLog); mode != "" {
+		var n int
+		if err := d.QueryRow(ctx, `SELECT COUNT(*) FROM effect WHERE listener = 'said'`).Scan(&n); err != nil {
+			return err
+		}
+		logged, err := history()
+		if err != nil {
+			return err
+		}
+		// A third one comes late, to a history that is long enough to be copied: else it would hear live from its beginning.
+		early = n > many/3 && logged < 20
+		third = n > many/3 && !early
+		b.most = 5 // so that the copies do the work
+		b.seam.apart = mode == "control"
+		b.seam.hold = func() {
+			// Between the first copy for the late one and the note of it: once for certain, later by chance.
+			var copies int
+			if mode == "control" && calledBy("pump") &&
+				d.QueryRow(ctx, `SELECT COUNT(*) FROM event_replay WHERE listener = 'late'`).Scan(&copies) == nil && copies > 0 {
+				if f, err := os.OpenFile(filepath.Join(dir, "died between"), os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+					_ = f.Close()
+					die(1)
+				}
+			}
+			die(150)
+		}
+	}
 	listener := func(name string) Listener {
 		return Listen(name, func(ctx context.Context, tx *db.Tx, e noted) error {
 			if apart == d {
@@ -98,10 +136,25 @@ func victim(dir string) (err error) {
 	if err := b.Register(listener("one"), listener("two")); err != nil {
 		return err
 	}
+	if third {
+		late := listener("late")
+		late.kept = true
+		if err := b.Register(late); err != nil {
+			return err
+		}
+	}
 	run, stop := context.WithCancel(ctx)
 	defer stop()
 	done := make(chan struct{})
 	go func() { defer close(done); _ = b.Run(run) }()
+	for early {
+		if logged, err := history(); err != nil {
+			return err
+		} else if logged >= 20 {
+			die(1)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	for {
 		var n int
 		if err := d.QueryRow(ctx, `SELECT COUNT(*) FROM effect WHERE listener = 'said'`).Scan(&n); err != nil {
@@ -126,20 +179,41 @@ func victim(dir string) (err error) {
 	if err := b.Drain(ctx); err != nil {
 		return err
 	}
+	if os.Getenv(victimLog) != "" && !third {
+		return errors.New("everything was said before the third came")
+	}
 	stop()
 	<-done
 	return errors.Join(ids.Close(), apart.Close(), d.Close())
 }
 
+// calledBy reports whether a method of the term is under way in this goroutine.
+func calledBy(method string) bool {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "(*term)."+method) {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
 // suffer runs victims in dir, one after the other, until one survives, and returns how many did not.
-func suffer(t *testing.T, dir string, many int, apart bool) (killed int) {
+func suffer(t *testing.T, dir string, many int, apart bool, more ...string) (killed int) {
 	t.Helper()
 	for began := time.Now(); ; {
-		if time.Since(began) > 2*time.Minute {
+		if time.Since(began) > 6*time.Minute { // a process that dies takes seconds on a busy machine, and tens of them do
 			t.Fatalf("not done after %d kills", killed)
 		}
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-		cmd.Env = append(os.Environ(), victimDir+"="+dir, victimMany+"="+strconv.Itoa(many))
+		cfg := configOf(t, dir)
+		cmd.Env = append(os.Environ(), victimDir+"="+dir, victimMany+"="+strconv.Itoa(many), victimURL+"="+cfg.URL,
+			victimWord+"="+string(cfg.Password))
+		cmd.Env = append(cmd.Env, more...)
 		if apart {
 			cmd.Env = append(cmd.Env, victimApart+"=1")
 		}
@@ -157,10 +231,10 @@ func suffer(t *testing.T, dir string, many int, apart bool) (killed int) {
 }
 
 // missteps compares what was said with what the listeners did: events lost, done twice, and done out of order.
-func missteps(t *testing.T, said, done *db.DB) (lost, twice, disorder int) {
+func missteps(t *testing.T, said, done *db.DB, listeners ...string) (lost, twice, disorder int) {
 	t.Helper()
 	read := func(d *db.DB, listener string) (all []noted) {
-		rows, err := d.Query(t.Context(), `SELECT event_key, n FROM effect WHERE listener = ? ORDER BY rowid`, listener)
+		rows, err := d.Query(t.Context(), `SELECT event_key, n FROM effect WHERE listener = ? ORDER BY at`, listener)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +249,10 @@ func missteps(t *testing.T, said, done *db.DB) (lost, twice, disorder int) {
 		return all
 	}
 	want := read(said, "said")
-	for _, l := range []string{"one", "two"} {
+	if listeners == nil {
+		listeners = []string{"one", "two"}
+	}
+	for _, l := range listeners {
 		seen, last := map[int]int{}, map[int64]int{}
 		for _, e := range read(done, l) {
 			seen[e.N]++
@@ -230,6 +307,53 @@ func TestKilledControl(t *testing.T) {
 	t.Logf("%d kills, %d twice", killed, twice)
 	if lost != 0 {
 		t.Errorf("%d lost: at least once does not hold", lost)
+	}
+	if twice == 0 {
+		t.Error("no effect was repeated: the check cannot see what it is there for")
+	}
+}
+
+// The same while a listener gets the history, first a new one and then one that is sent back: killed in the copies, in their deliveries and in
+// between, each has each event once and in order.
+func TestKilledInReplay(t *testing.T) {
+	dir := t.TempDir()
+	const many = 300
+	killed := suffer(t, dir, many, false, victimLog+"=log")
+	h := openDir(t, dir, obs.Test(t))
+	lost, twice, disorder := missteps(t, h.db, h.db, "one", "two", "late")
+	t.Logf("%d kills", killed)
+	if lost+twice+disorder != 0 {
+		t.Errorf("%d lost, %d twice, %d out of order", lost, twice, disorder)
+	}
+	b := h.keeping(Config{Kept: []string{"*"}}, writer("one"))
+	h.exec(`DELETE FROM effect WHERE listener = 'one'`)
+	if _, err := b.Replay(t.Context(), "one", Start()); err != nil {
+		t.Fatal(err)
+	}
+	killed += suffer(t, dir, many+many/2, false, victimLog+"=log")
+	lost, twice, disorder = missteps(t, h.db, h.db, "one", "two", "late")
+	t.Logf("%d kills", killed)
+	if killed < 10 {
+		t.Errorf("only %d kills: the test has tried little", killed)
+	}
+	if lost+twice+disorder != 0 {
+		t.Errorf("%d lost, %d twice, %d out of order", lost, twice, disorder)
+	}
+	h.empty()
+	if n := h.count(`SELECT COUNT(*) FROM event_replay`); n != 0 {
+		t.Errorf("%d copies are left", n)
+	}
+}
+
+// The control: what was copied is noted after the copy, so a kill in between copies it again, and the suite sees it.
+func TestKilledInReplayControl(t *testing.T) {
+	dir := t.TempDir()
+	killed := suffer(t, dir, 300, false, victimLog+"=control")
+	h := openDir(t, dir, obs.Test(t))
+	lost, twice, _ := missteps(t, h.db, h.db, "late")
+	t.Logf("%d kills, %d twice", killed, twice)
+	if lost != 0 {
+		t.Errorf("%d lost", lost)
 	}
 	if twice == 0 {
 		t.Error("no effect was repeated: the check cannot see what it is there for")

@@ -4,8 +4,6 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -17,9 +15,9 @@ import (
 
 func stack() string { return levee.Shorten(string(debug.Stack()), 4<<10) }
 
-// strand names one order: the events of one name and key.
+// strand names one order: the events of one key that have listeners in common.
 type strand struct {
-	to  *route
+	of  *group
 	key int64
 }
 
@@ -58,17 +56,25 @@ func (w *waits) Pop() any {
 type delivery struct {
 	e    *held
 	th   *thread
-	bit  int // -1: nobody listens, the event is only removed
+	bit  int   // -1: nobody listens, the event is only removed; logAs: it goes into the log
+	seq  int64 // its number there
 	run  deliver
 	err  error
 	park bool
+	read bool
+	// payload is there once read is set; the event's own may be gone by then, as it waits behind another one.
+	payload string
 }
 
-func (d *delivery) listener() *Listener { return &d.e.to.listeners[d.bit] }
+func (d *delivery) listener() *Listener { return &d.e.to.of.listeners[d.bit] }
+
+// plain says that no listener of this program is called.
+func (d *delivery) plain() bool { return d.bit < 0 || d.bit == logAs }
 
 // lane delivers the events of its keys, one batch after the other.
 type lane struct {
 	t     *term
+	n     int           // which one it is
 	bell  chan struct{} // capacity 1
 	now   []*thread     // ready: have events that may be delivered
 	all   map[strand]*thread
@@ -83,8 +89,8 @@ type lane struct {
 	active bool      // counted in term.busy; guarded by mu
 }
 
-func newLane(t *term) *lane {
-	return &lane{t: t, bell: make(chan struct{}, 1), all: map[strand]*thread{}, warned: map[string]time.Time{}}
+func newLane(t *term, n int) *lane {
+	return &lane{t: t, n: n, bell: make(chan struct{}, 1), all: map[strand]*thread{}, warned: map[string]time.Time{}}
 }
 
 // give is called by the loader.
@@ -125,14 +131,14 @@ func (l *lane) take(idle bool) (rested bool) {
 }
 
 func (l *lane) add(h *handed) {
-	of := strand{h.to, h.key}
+	of := strand{h.to.of, h.key}
 	th := l.all[of]
 	if th == nil {
 		th = &thread{of: of}
 		l.all[of] = th
 	}
 	at := len(th.events)
-	for at > 0 && th.events[at-1].id > h.id { // a late one of another process: before what has not been delivered yet
+	for at > 0 && th.events[at-1].id > h.id { // a late one: before what has not been delivered yet
 		at--
 	}
 	th.events = append(th.events, nil)
@@ -140,8 +146,12 @@ func (l *lane) add(h *handed) {
 	th.events[at] = h.held
 	th.next = min(th.next, at)
 	for _, m := range h.retries {
-		wait := min(max(m.retryAt.Sub(l.t.b.clock()), 0), backoffMost)
+		// The time was written by another node's clock, maybe: it can be wrong, but no pause is longer than its kind.
+		wait := min(max(m.retryAt.Sub(l.t.b.clock()), 0), backoff(m.attempts))
 		l.block(th, m.bit, time.Now().Add(wait))
+	}
+	if h.open&awayBit != 0 {
+		th.blocked |= awayBit // as long as this term lasts
 	}
 	if th.blocked != 0 {
 		l.t.unload(h.held)
@@ -220,14 +230,19 @@ func (l *lane) sleep(ctx context.Context) {
 // rolled back with it.
 func (l *lane) collect() []delivery {
 	ds := l.batch[:0]
-	for len(l.now) > 0 && len(ds) < batchMax {
+	logs := 0 // do not count: they are written together
+	for len(l.now) > 0 && len(ds)-logs < batchMax && logs < batchMax {
 		th := l.now[0]
-		for from := len(ds); th.next < len(th.events) && len(ds) < batchMax && len(ds)-from < threadMax; th.next++ {
+		for from := len(ds) - logs; th.next < len(th.events) && len(ds)-logs < batchMax && len(ds)-logs-from < threadMax && logs < batchMax; th.next++ {
 			e := th.events[th.next]
-			if e.to.all == 0 {
+			if e.open == 0 && !e.out {
 				ds = append(ds, delivery{e: e, th: th, bit: -1})
 			}
-			for bit := range e.to.listeners {
+			if e.open&logBit != 0 {
+				ds = append(ds, delivery{e: e, th: th, bit: logAs})
+				logs++
+			}
+			for bit := range e.to.of.listeners {
 				if e.open&^th.blocked&(1<<bit) == 0 {
 					continue
 				}
@@ -316,22 +331,29 @@ func (l *lane) process(ctx context.Context, ds []delivery) error {
 
 // prepare reads missing payloads and decodes, outside the transaction.
 func (l *lane) prepare(ctx context.Context, ds []delivery) ([]delivery, error) {
-	var missing []int64
+	var missing, copies []int64
 	for i := range ds {
-		if e := ds[i].e; !e.loaded && (len(missing) == 0 || missing[len(missing)-1] != e.id) {
+		switch e := ds[i].e; {
+		case ds[i].read || e.loaded || i > 0 && ds[i-1].e == e:
+		case e.again != nil:
+			copies = append(copies, e.id)
+		default:
 			missing = append(missing, e.id)
 		}
 	}
-	if len(missing) > 0 {
-		payloads, err := l.t.b.readPayloads(ctx, missing)
-		if err != nil {
+	if len(missing)+len(copies) > 0 {
+		payloads := make(map[int64]string, len(missing)+len(copies))
+		if err := l.t.b.readPayloads(ctx, "event_outbox", missing, payloads); err != nil {
+			return nil, err
+		}
+		if err := l.t.b.readPayloads(ctx, "event_replay", copies, payloads); err != nil {
 			return nil, err
 		}
 		for i := range ds {
 			e := ds[i].e
 			p, ok := payloads[e.id]
 			switch {
-			case e.loaded:
+			case ds[i].read || e.loaded:
 			case !ok:
 				return nil, fmt.Errorf("event %d: %w", e.id, errGone)
 			default:
@@ -342,10 +364,13 @@ func (l *lane) prepare(ctx context.Context, ds []delivery) ([]delivery, error) {
 	}
 	for i := range ds {
 		d := &ds[i]
-		if d.bit < 0 || d.run != nil || d.err != nil {
+		if !d.read {
+			d.payload, d.read = d.e.payload, true
+		}
+		if d.plain() || d.run != nil || d.err != nil {
 			continue
 		}
-		if d.run, d.err = d.listener().decode(d.e.payload); d.err != nil {
+		if d.run, d.err = d.listener().hears[d.e.to.name](d.payload); d.err != nil {
 			d.park = true // no later attempt can read it either
 			l.logParked(ctx, d, 1)
 		}
@@ -359,8 +384,10 @@ func (l *lane) attempt(ctx context.Context, ds []delivery) (n, bad int, err erro
 	ctx, cancel := context.WithTimeout(ctx, queueTime)
 	defer cancel()
 	b := l.t.b
+	first, end := l.number(ds)
+	b.seam.sleep()
 	bad = -1
-	var spent [batchMax + maxListeners]time.Duration
+	var spent [2*batchMax + maxListeners]time.Duration
 	err = b.db.Tx(ctx, "event.deliver", func(ctx context.Context, tx *db.Tx) error {
 		n, bad = 0, -1
 		if err := l.t.holdTx(ctx, tx); err != nil {
@@ -385,12 +412,20 @@ func (l *lane) attempt(ctx context.Context, ds []delivery) (n, bad int, err erro
 		}
 		return l.markAllTx(ctx, tx, ds[:n])
 	})
+	if first < end && (err == nil || bad >= 0) { // else it may have committed all the same
+		if err == nil {
+			for _, d := range ds[:n] {
+				first = max(first, d.seq+1)
+			}
+		}
+		l.t.book.done(l.n, first, end)
+	}
 	if err != nil {
 		return 0, bad, err
 	}
 	for i, d := range ds[:n] {
 		if d.run != nil && d.err == nil {
-			b.m.spent.WithLabelValues(d.listener().name).Observe(spent[i].Seconds())
+			b.m.of(d.listener().name).spent.Observe(spent[i].Seconds())
 			if spent[i] > slowListener {
 				b.log.WarnContext(ctx, "a listener held the database's writer for long; slow work belongs into a job",
 					"listener", d.listener().name, "took", spent[i])
@@ -400,10 +435,34 @@ func (l *lane) attempt(ctx context.Context, ds []delivery) (n, bad int, err erro
 	return n, -1, nil
 }
 
+// number gives what goes into the log its numbers, from first up to below end.
+func (l *lane) number(ds []delivery) (first, end int64) {
+	n := 0
+	for i := range ds {
+		if ds[i].bit == logAs {
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, 0
+	}
+	first = l.t.book.take(l.n, n)
+	end = first
+	for i := range ds {
+		if ds[i].bit == logAs {
+			ds[i].seq = end
+			end++
+		}
+	}
+	return first, end
+}
+
 // markAllTx writes down what was done. An event whose last listener is through leaves the tables; otherwise the inbox
 // remembers who is.
 func (l *lane) markAllTx(ctx context.Context, tx *db.Tx, ds []delivery) error {
-	var out []int64
+	var out, copies []int64
+	var log [][]any
+	now := l.t.b.clock()
 	for i := 0; i < len(ds); {
 		e, done := ds[i].e, uint64(0)
 		first := i
@@ -415,19 +474,27 @@ func (l *lane) markAllTx(ctx context.Context, tx *db.Tx, ds []delivery) error {
 		rows := e.rows
 		for _, d := range ds[first:i] {
 			if d.park {
-				if err := parkTx(ctx, tx, &d, l.t.b.clock()); err != nil {
+				if err := parkTx(ctx, tx, &d, now); err != nil {
 					return err
 				}
+			}
+			if d.bit == logAs {
+				log = append(log, []any{d.seq, e.id, e.to.name, e.key, d.payload, now.UnixMicro()})
 			}
 			if d.bit < 0 || (d.err == nil || d.park) && e.open&^done == 0 {
 				continue
 			}
-			m := mark{listener: d.listener().name, done: d.err == nil || d.park, attempts: e.tries[d.bit]}
+			m := mark{done: d.err == nil || d.park, attempts: e.tries[d.bit]}
+			if d.bit == logAs {
+				m.retryAt = time.UnixMicro(d.seq)
+			} else {
+				m.listener = d.listener().name
+			}
 			text := ""
 			if d.err != nil {
 				text = levee.Shorten(d.err.Error(), errorMax)
 				if !d.park {
-					m.retryAt = l.t.b.clock().Add(backoff(m.attempts))
+					m.retryAt = now.Add(backoff(m.attempts))
 				}
 			}
 			if err := markTx(ctx, tx, e.id, m, rows&(1<<d.bit) != 0, text); err != nil {
@@ -435,7 +502,11 @@ func (l *lane) markAllTx(ctx context.Context, tx *db.Tx, ds []delivery) error {
 			}
 		}
 		if e.open&^done == 0 {
-			out = append(out, e.id)
+			if e.again == nil {
+				out = append(out, e.id)
+			} else {
+				copies = append(copies, e.id)
+			}
 			if e.rows != 0 {
 				if err := forgetTx(ctx, tx, e.id); err != nil {
 					return err
@@ -443,13 +514,23 @@ func (l *lane) markAllTx(ctx context.Context, tx *db.Tx, ds []delivery) error {
 			}
 		}
 	}
-	return deleteTx(ctx, tx, out)
+	if len(log) > 0 {
+		if err := tx.InsertRows(ctx, "event_log", logColumns, log); err != nil {
+			return err
+		}
+	}
+	if err := deleteTx(ctx, tx, "event_replay", copies); err != nil {
+		return err
+	}
+	return deleteTx(ctx, tx, "event_outbox", out)
 }
 
 // settle brings the memory to what attempt has committed.
 func (l *lane) settle(ctx context.Context, ds []delivery) {
 	var out []int64
 	now := l.t.b.clock()
+	read := time.Now()
+	fed := false
 	for i := range ds {
 		d := &ds[i]
 		e := d.e
@@ -459,64 +540,32 @@ func (l *lane) settle(ctx context.Context, ds []delivery) {
 				continue
 			}
 			e.open &^= 1 << d.bit
-			if d.err == nil {
-				l.t.b.m.delivered.WithLabelValues(d.listener().name).Inc()
+			if d.bit == logAs {
+				fed = true
+			} else if d.err == nil {
+				m := l.t.b.m.of(d.listener().name)
+				m.delivered.Inc()
+				m.rate.add(1, read)
+				m.lag.Observe(max(now.Sub(id.TimeOf(e.id)).Seconds(), 0))
 			}
 		}
 		if e.open == 0 && (i+1 == len(ds) || ds[i+1].e != e) {
-			out = append(out, e.id)
 			e.out = true
 			d.th.done++
 			l.t.unload(e)
-			l.t.b.m.lag.Observe(max(now.Sub(id.TimeOf(e.id)).Seconds(), 0))
+			if e.again == nil {
+				out = append(out, e.id)
+			} else {
+				e.again.out.Add(-1)
+				fed = true
+			}
 		}
 	}
 	l.t.finish(out)
-}
-
-// fault turns d into the note of its failure, or, after the last attempt, into its parking.
-func (l *lane) fault(ctx context.Context, d *delivery, err error) {
-	e := d.e
-	if e.tries == nil {
-		e.tries = map[int]int{}
+	if fed && len(l.t.pumps) > 0 {
+		select {
+		case l.t.fed <- struct{}{}:
+		default:
+		}
 	}
-	// An unavailable backend is not the event's fault: it is tried for as long as it takes.
-	if e.tries[d.bit] < maxAttempts-1 || levee.CodeOf(err) != levee.CodeUnavailable {
-		e.tries[d.bit]++
-	}
-	d.err = err
-	d.park = e.tries[d.bit] >= maxAttempts
-	l.t.b.m.failed.WithLabelValues(d.listener().name).Inc()
-	if d.park {
-		l.logParked(ctx, d, e.tries[d.bit])
-		return
-	}
-	wait := backoff(e.tries[d.bit])
-	l.block(d.th, d.bit, time.Now().Add(wait))
-	for _, later := range d.th.events {
-		l.t.unload(later)
-	}
-	level := slog.LevelDebug // a listener that is broken as a whole must not flood the log
-	if now := time.Now(); now.Sub(l.warned[d.listener().name]) >= time.Second {
-		l.warned[d.listener().name] = now
-		level = slog.LevelWarn
-	}
-	l.t.b.log.Log(ctx, level, "a listener failed and is tried again", "listener", d.listener().name, "event", e.to.name, "id", e.id,
-		"key", e.key, "attempt", e.tries[d.bit], "pause", wait, "err", err)
-}
-
-func (l *lane) logParked(ctx context.Context, d *delivery, attempts int) {
-	l.t.b.m.parked.WithLabelValues(d.listener().name).Inc()
-	l.t.b.log.ErrorContext(ctx, "an event is parked: its listener fails on it, later events of its key go on", "listener", d.listener().name,
-		"event", d.e.to.name, "id", d.e.id, "key", d.e.key, "attempts", attempts, "err", d.err)
-}
-
-// backoff is the pause after the attempt-th failure: doubled each time, spread by a fifth so that what failed together does
-// not come back together.
-func backoff(attempt int) time.Duration {
-	d := backoffMost
-	if n := attempt - 1; n < 20 {
-		d = min(backoffFirst<<n, backoffMost)
-	}
-	return d - d/10 + rand.N(d/5)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -177,8 +178,12 @@ func TestParking(t *testing.T) {
 			t.Errorf("parked after %v: too little time for a person or a restart to help", took)
 		}
 		h.drain(b)
-		if n := calls.Load(); n != maxAttempts {
-			t.Errorf("%d attempts, want %d", n, maxAttempts)
+		want := int64(maxAttempts)
+		if os.Getenv("LEVEE_TEST_RUN_TWICE") == "1" {
+			want *= 2
+		}
+		if n := int64(calls.Load()); n != want {
+			t.Errorf("%d attempts, want %d", n, want)
 		}
 		if diff := cmp.Diff("1:2", h.effects("bad")); diff != "" {
 			t.Errorf("the key did not go on: %s", diff)
@@ -194,14 +199,14 @@ func TestParking(t *testing.T) {
 			ps[0].Payload != `{"Key":1,"N":1,"Text":"kept"}` {
 			t.Fatalf("parked: %+v", ps)
 		}
-		if err := b.RetryParked(t.Context(), ps[0].EventID, "bad"); err == nil || !strings.Contains(err.Error(), "never") {
+		if _, err := b.RetryParked(t.Context(), ps[0].EventID, "bad"); err == nil || !strings.Contains(err.Error(), "never") {
 			t.Errorf("a retry that fails: %v", err)
 		}
-		if err := b.RetryParked(t.Context(), ps[0].EventID, "sound"); levee.CodeOf(err) != levee.CodeNotFound {
+		if _, err := b.RetryParked(t.Context(), ps[0].EventID, "sound"); levee.CodeOf(err) != levee.CodeNotFound {
 			t.Errorf("a retry of another listener: %v", err)
 		}
 		broken.Store(false)
-		if err := b.RetryParked(t.Context(), ps[0].EventID, "bad"); err != nil {
+		if _, err := b.RetryParked(t.Context(), ps[0].EventID, "bad"); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff("1:2 1:1", h.effects("bad")); diff != "" {
@@ -223,7 +228,7 @@ func TestUnreadable(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, insertEvent, n, noted{}.EventName(), 1, `{"Key": "one"}`); err != nil {
+		if _, err := tx.Exec(ctx, insertEvent, n, noted{}.EventName(), 1, `{"Key": "one"}`, 0); err != nil {
 			return err
 		}
 		return b.Emit(ctx, tx, noted{Key: 1, N: 3})
@@ -291,7 +296,7 @@ func TestLateLowerID(t *testing.T) {
 		h.emit(b, noted{Key: 1, N: 2})
 		h.drain(b)
 		err = h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error {
-			_, err := tx.Exec(ctx, insertEvent, low, noted{}.EventName(), 1, `{"Key": 1, "N": 1}`)
+			_, err := tx.Exec(ctx, insertEvent, low, noted{}.EventName(), 1, `{"Key": 1, "N": 1}`, 0)
 			return err
 		})
 		if err != nil {
@@ -327,7 +332,7 @@ func TestLateLowerIDOnABlockedKey(t *testing.T) {
 		h.emit(b, noted{Key: 1, N: 2})
 		time.Sleep(20 * time.Second) // of the bubble's clock: the pauses are long by now
 		err = h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error {
-			_, err := tx.Exec(ctx, insertEvent, low, noted{}.EventName(), 1, `{"Key": 1, "N": 1}`)
+			_, err := tx.Exec(ctx, insertEvent, low, noted{}.EventName(), 1, `{"Key": 1, "N": 1}`, 0)
 			return err
 		})
 		if err != nil {
@@ -374,7 +379,8 @@ func TestWakesAtOnce(t *testing.T) {
 	})
 }
 
-// The newest bus relays; what it leaves behind, the older one takes up.
+// On an engine with one writer the newest bus relays, between nodes the one that was there; what it leaves behind, the other one takes
+// up.
 func TestTwoRelays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)
@@ -389,6 +395,7 @@ func TestTwoRelays(t *testing.T) {
 		older, newer := h.bus(by("older")), h.bus(by("newer"))
 		stopOlder := h.run(older)
 		defer stopOlder()
+		synctest.Wait() // it relays, or the Run of a Drain might be the first, and this one the newest of all
 		h.emit(older, noted{Key: 1, N: 1})
 		h.drain(older)
 		stopNewer := h.run(newer)
@@ -403,7 +410,11 @@ func TestTwoRelays(t *testing.T) {
 		if diff := cmp.Diff("1:1 1:2 1:3 1:4", h.effects("a")); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff("1:2 1:3", h.effects("newer")); diff != "" {
+		want := "1:2 1:3"
+		if older.crowd {
+			want = ""
+		}
+		if diff := cmp.Diff(want, h.effects("newer")); diff != "" {
 			t.Error(diff)
 		}
 		h.empty()
@@ -415,14 +426,14 @@ func TestFence(t *testing.T) {
 	h := open(t)
 	b := h.bus(writer("a"))
 	h.emit(b, noted{Key: 1, N: 1})
-	old, err := b.acquire(t.Context(), 0, true)
+	old, err := b.acquire(t.Context(), 0, true, &watch{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := h.bus().acquire(t.Context(), 0, false); err != nil || got != 0 {
+	if got, err := h.bus().acquire(t.Context(), 0, false, &watch{}); err != nil || got != 0 {
 		t.Fatalf("a lease that has not run out was taken without stealing: %d, %v", got, err)
 	}
-	if _, err := h.bus().acquire(t.Context(), 0, true); err != nil {
+	if _, err := h.bus().acquire(t.Context(), 0, true, &watch{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.relay(t.Context(), old); !errors.Is(err, errLost) {
@@ -445,7 +456,7 @@ func TestLeaseRunsOut(t *testing.T) {
 		stop := h.run(b)
 		defer stop()
 		synctest.Wait()
-		if _, err := h.bus().acquire(t.Context(), 0, true); err != nil { // a process that is killed right after
+		if _, err := h.bus().acquire(t.Context(), 0, true, &watch{}); err != nil { // a process that is killed right after
 			t.Fatal(err)
 		}
 		began := time.Now()
@@ -469,6 +480,7 @@ func TestIdleWritesNothing(t *testing.T) {
 		defer stop()
 		h.emit(b, noted{Key: 1, N: 1})
 		h.drain(b)
+		time.Sleep(lease) // one beat may follow the work
 		before := h.db.Stats()
 		time.Sleep(time.Hour) // of the bubble's clock
 		if after := h.db.Stats(); after.Commits != before.Commits {

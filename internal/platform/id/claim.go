@@ -13,8 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"time"
 
 	"levee"
+	"levee/internal/platform/filelock"
 )
 
 // A worker file holds two records, one per slot, written in turn. The slots lie in different pages, so that a write torn by
@@ -27,7 +30,7 @@ const (
 	recordSize = len("levee-id 1 turn= horizon= owner= crc=") + 19 + 19 + 32 + 8 + 1
 )
 
-// record is what one slot says: that up to the horizon (milliseconds since the epoch, exclusive) ids may have been given.
+// record is what one slot says: that up to the horizon (ticks of the layout, exclusive) ids may have been given.
 type record struct {
 	turn    int64  // grows by one with each write; the higher one counts
 	horizon int64  //
@@ -52,7 +55,7 @@ func parseRecord(b []byte) (r record, ok bool) {
 	r.turn, err1 = strconv.ParseInt(string(b[turnAt:turnAt+19]), 10, 64)
 	r.horizon, err2 = strconv.ParseInt(string(b[horizonAt:horizonAt+19]), 10, 64)
 	r.owner = string(b[ownerAt : ownerAt+32])
-	if err1 != nil || err2 != nil || r.turn < 1 || r.horizon < 0 || r.horizon > maxMillis {
+	if err1 != nil || err2 != nil || r.turn < 1 || r.horizon < 0 || r.horizon > 1<<48 {
 		return record{}, false
 	}
 	if string(r.append(make([]byte, 0, recordSize))) != string(b) {
@@ -89,15 +92,21 @@ type claim struct {
 	wrote   bool  // this life has written a record
 }
 
-// errStolen tells that somebody else has written to, or replaced, the worker file of a living process.
-var errStolen = errors.New("the worker file was taken over, replaced or deleted")
+// errStolen tells that somebody else has written to, replaced or deleted what holds the worker number of a living process.
+var errStolen = errors.New("the worker number was taken over, or its file or row replaced or deleted")
 
-// claimWorker takes the lowest free worker number in dir.
-func claimWorker(ctx context.Context, dir string, log *slog.Logger, opt claimOptions) (*claim, error) {
+// claimWorker takes the lowest free worker number of a space.
+func claimWorker(ctx context.Context, cfg Config, log *slog.Logger, opt claimOptions) (*claim, error) {
+	dir := filepath.Join(cfg.Dir, cfg.Space)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the folder of the worker numbers: %w", err)
+		return nil, levee.E(levee.CodeUnavailable, "the folder of the worker numbers cannot be made").Because(err)
 	}
-	for worker := range maxWorkers {
+	if cfg.Space != "" {
+		if err := keepLayout(filepath.Join(dir, "layout"), cfg); err != nil {
+			return nil, err
+		}
+	}
+	for worker := range cfg.Layout.workers() {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -117,7 +126,50 @@ func claimWorker(ctx context.Context, dir string, log *slog.Logger, opt claimOpt
 		c.worker = worker
 		return c, nil
 	}
-	return nil, levee.E(levee.CodeUnavailable, "all %d worker numbers are in use", maxWorkers)
+	return nil, allInUse(cfg.Layout)
+}
+
+func allInUse(l Layout) error {
+	return levee.E(levee.CodeUnavailable, "all %d worker numbers are in use", l.workers()).After(time.Minute)
+}
+
+// otherLayout is the error for a space that was made with another layout.
+func otherLayout(cfg Config, has string) error {
+	return levee.E(levee.CodeConflict, "the space %q of ids has another layout, %s, not %s; another layout needs another space", cfg.Space,
+		levee.Shorten(strings.ToValidUTF8(has, "?"), 100), cfg.Layout)
+}
+
+// keepLayout writes down the layout of a new space, and checks that of one that is there.
+func keepLayout(path string, cfg Config) error {
+	has, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Whole or not at all, and never over another process's: a link fails where the name is taken.
+		text := cfg.Layout.String()
+		var f *os.File
+		if f, err = os.CreateTemp(filepath.Dir(path), "new-layout-*"); err != nil {
+			return err
+		}
+		_, err = f.WriteString(text + "\n")
+		err = errors.Join(err, f.Sync(), f.Close())
+		if err == nil {
+			if err = os.Link(f.Name(), path); errors.Is(err, fs.ErrExist) {
+				err = nil
+			}
+		}
+		if err = errors.Join(err, os.Remove(f.Name())); err == nil {
+			err = syncDir(filepath.Dir(path))
+		}
+		if err == nil {
+			has, err = os.ReadFile(path)
+		}
+	}
+	if err != nil {
+		return levee.E(levee.CodeUnavailable, "the layout of the space of ids cannot be read or written").Because(err)
+	}
+	if given := strings.TrimSpace(string(has)); given != cfg.Layout.String() {
+		return otherLayout(cfg, given)
+	}
+	return nil
 }
 
 var (
@@ -141,7 +193,7 @@ func claimFile(path string, opt claimOptions) (c *claim, err error) {
 		}
 	}()
 	if !opt.noLocks {
-		ok, err := tryLock(raw)
+		ok, err := filelock.Try(raw)
 		if err != nil {
 			return nil, fmt.Errorf("lock the worker file %s: %w", path, err)
 		}
@@ -211,19 +263,19 @@ func (c *claim) format() error {
 
 // write makes a new horizon durable. A failed write leaves the other slot as it was and is repeated in the same place: after
 // a failed flush the old pages may count as clean, so they have to be written again.
-func (c *claim) write(horizon int64) error {
+func (c *claim) write(horizon int64) (grant, error) {
 	if err := c.check(); err != nil {
-		return err
+		return grant{}, err
 	}
 	r := record{turn: c.turn + 1, horizon: horizon, owner: c.owner}
 	if _, err := c.f.WriteAt(r.append(make([]byte, 0, recordSize)), c.slot*slotSize); err != nil {
-		return fmt.Errorf("write the worker file: %w", err)
+		return grant{}, fmt.Errorf("write the worker file: %w", err)
 	}
 	if err := c.f.Sync(); err != nil {
-		return fmt.Errorf("flush the worker file: %w", err)
+		return grant{}, fmt.Errorf("flush the worker file: %w", err)
 	}
 	c.turn, c.horizon, c.slot, c.wrote = r.turn, horizon, 1-c.slot, true
-	return nil
+	return grant{horizon: horizon}, nil
 }
 
 // check tells by errStolen whether the file stopped being ours although it was locked: deleted, replaced by a restore, or
@@ -259,6 +311,12 @@ func (c *claim) samePlace() bool {
 	}
 	there, err := os.Stat(c.path)
 	return err == nil && os.SameFile(mine, there)
+}
+
+// free writes down that no id at or above first was given, and frees the number.
+func (c *claim) free(first int64) error {
+	_, err := c.write(first)
+	return errors.Join(err, c.release())
 }
 
 // release frees the number: closing the file ends its lock.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/filelock"
 )
 
 func mustOpen(t testing.TB, cfg Config, clock func() time.Time) *Generator {
@@ -165,8 +166,9 @@ func TestClockBeyondTheLayoutIsIgnored(t *testing.T) {
 	}
 
 	// And at the very end there is an error, not a negative number.
-	clock.ms.Store(epochMillis + maxMillis - 2)
+	clock.ms.Store(good)
 	g = mustOpen(t, Config{Dir: t.TempDir()}, clock.Now)
+	clock.ms.Store(epochMillis + maxMillis - 2)
 	ids := make([]int64, 1<<seqBits)
 	for i := range 3 {
 		err := g.NextN(ids)
@@ -296,7 +298,7 @@ func TestAllWorkersTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		if ok, err := tryLock(f); !ok || err != nil {
+		if ok, err := filelock.Try(f); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 	}
@@ -339,7 +341,7 @@ func TestHorizonIsMovedAhead(t *testing.T) {
 			synctest.Wait()
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			return g.claim.turn
+			return g.claim.(*claim).turn
 		}
 		began := writes()
 		for range 300 {

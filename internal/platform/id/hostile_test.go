@@ -294,9 +294,10 @@ func TestKilledProcesses(t *testing.T) {
 }
 
 // killedAfter runs a child until it has written the given number of bytes, kills it, and returns all that it has written.
-func killedAfter(ctx context.Context, dir string, offset int64, bytesMost int) ([]int64, error) {
+func killedAfter(ctx context.Context, dir string, offset int64, bytesMost int, env ...string) ([]int64, error) {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), "LEVEE_ID_TEST_CHILD="+dir, "LEVEE_ID_TEST_OFFSET="+strconv.FormatInt(offset, 10))
+	cmd.Env = append(cmd.Env, env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -311,6 +312,9 @@ func killedAfter(ctx context.Context, dir string, offset int64, bytesMost int) (
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		if cmd.ProcessState.ExitCode() == exitStolen {
+			return idsOf(b[:n]), nil
+		}
 		return nil, levee.E(levee.CodeInternal, "the child ended: %s", stderr.String()).Because(err)
 	}
 	if err := cmd.Process.Kill(); err != nil {
@@ -321,10 +325,12 @@ func killedAfter(ctx context.Context, dir string, offset int64, bytesMost int) (
 		return nil, err
 	}
 	_ = cmd.Wait() // "signal: killed"
-	b = append(b[:n], rest...)
-	var ids []int64
+	return idsOf(append(b[:n], rest...)), nil
+}
+
+func idsOf(b []byte) (ids []int64) {
 	for ; len(b) >= 8; b = b[8:] {
 		ids = append(ids, int64(binary.LittleEndian.Uint64(b)))
 	}
-	return ids, nil
+	return ids
 }

@@ -3,6 +3,7 @@ package id
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"levee"
+	"levee/internal/platform/db"
 	"levee/internal/platform/obs"
 )
 
@@ -28,6 +31,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// exitStolen is how a child ends whose number was taken over.
+const exitStolen = 3
+
 // childMain gives ids by a clock with a fixed error and writes each to standard output before the next is asked for.
 func childMain(dir string) {
 	offset, err := strconv.ParseInt(os.Getenv("LEVEE_ID_TEST_OFFSET"), 10, 64)
@@ -35,7 +41,21 @@ func childMain(dir string) {
 		panic(err)
 	}
 	clock := func() time.Time { return time.Now().Add(time.Duration(offset) * time.Millisecond) }
-	g, err := Open(context.Background(), Config{Dir: dir, Ahead: 30 * time.Millisecond}, quiet(clock))
+	cfg := Config{Dir: dir, Ahead: 30 * time.Millisecond}
+	if url := os.Getenv("LEVEE_ID_TEST_DB"); url != "" {
+		d, err := db.Open(context.Background(), db.Config{URL: url, Password: obs.Secret(os.Getenv("LEVEE_ID_TEST_DB_PASSWORD")), Writers: 2, Readers: 2}, quiet(time.Now))
+		if err != nil {
+			panic(err)
+		}
+		cfg = Config{DB: d, Ahead: time.Second, Space: "few", Layout: few}
+	}
+	g, err := Open(context.Background(), cfg, quiet(clock))
+	if cfg.DB != nil && levee.CodeOf(err) == levee.CodeUnavailable { // all numbers look held: take any, also that of the living one
+		g, err = open(context.Background(), cfg, quiet(clock), options{lease: leaseOptions{steal: true}})
+	}
+	if cfg.DB != nil && errors.Is(err, errStolen) { // before it had given an id
+		os.Exit(exitStolen)
+	}
 	if err != nil {
 		panic(err)
 	}
@@ -46,7 +66,9 @@ func childMain(dir string) {
 		if i%3 == 0 {
 			n = len(ids)
 		}
-		if err := g.NextN(ids[:n]); err != nil {
+		if err := g.NextN(ids[:n]); cfg.DB != nil && errors.Is(err, errStolen) {
+			os.Exit(exitStolen)
+		} else if err != nil {
 			panic(err)
 		}
 		out = out[:0]

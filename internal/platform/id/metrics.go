@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are one generator's figures, told apart by worker number.
+// metrics are one generator's figures, told apart by space and worker number.
 type metrics struct {
 	reg    *prometheus.Registry
 	all    []prometheus.Collector
@@ -15,8 +15,8 @@ type metrics struct {
 	failed prometheus.Counter
 }
 
-func newMetrics(reg *prometheus.Registry, g *Generator) *metrics {
-	label := prometheus.Labels{"worker": strconv.Itoa(g.Worker())}
+func newMetrics(reg *prometheus.Registry, g *Generator, space string) *metrics {
+	label := prometheus.Labels{"space": space, "worker": strconv.Itoa(g.Worker())}
 	m := &metrics{
 		reg: reg,
 		writes: prometheus.NewHistogram(prometheus.HistogramOpts{

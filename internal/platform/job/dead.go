@@ -38,6 +38,7 @@ func (j *Jobs) Dead(ctx context.Context, limit int) (ds []Dead, err error) {
 			return nil, err
 		}
 		d.DeadAt = time.UnixMicro(at)
+		d.Pool, _, _ = splitLane(d.Pool)
 		ds = append(ds, d)
 	}
 	return ds, rows.Err()
@@ -49,19 +50,15 @@ func (j *Jobs) RetryDead(ctx context.Context, id int64) (err error) {
 	defer levee.Wrap(&err, "job.RetryDead(%d)", id)
 	return j.db.Tx(ctx, "job.retry_dead", func(ctx context.Context, tx *db.Tx) error {
 		var kind, pool, args string
-		var unique db.NullString
-		err := tx.QueryRow(ctx, `SELECT kind, pool, args, unique_key FROM job_dead WHERE id = ?`, id).Scan(&kind, &pool, &args, &unique)
+		var unique, source db.NullString
+		err := tx.QueryRow(ctx, `SELECT kind, pool, args, unique_key, source FROM job_dead WHERE id = ?`, id).Scan(&kind, &pool, &args, &unique, &source)
 		if errors.Is(err, db.ErrNoRows) {
 			return levee.E(levee.CodeNotFound, "no such dead job")
 		}
 		if err != nil {
 			return err
 		}
-		var key any
-		if unique.Valid {
-			key = unique.String
-		}
-		_, err = tx.Exec(ctx, insertTask, id, kind, pool, args, key, j.clock().UnixMicro())
+		_, err = tx.Exec(ctx, insertTask, id, kind, pool, args, orNull(unique.String), j.clock().UnixMicro(), orNull(source.String))
 		if db.IsUnique(err) {
 			return levee.E(levee.CodeConflict, "another job of the same key waits or runs").Because(err)
 		}
@@ -69,7 +66,10 @@ func (j *Jobs) RetryDead(ctx context.Context, id int64) (err error) {
 			return err
 		}
 		tx.AfterCommit(j.wakeFn)
-		return held(tx.Exec(ctx, `DELETE FROM job_dead WHERE id = ?`, id))
+		if err := held(tx.Exec(ctx, `DELETE FROM job_dead WHERE id = ?`, id)); err != nil {
+			return err
+		}
+		return j.tellTx(ctx, tx, End{ID: id, Source: source.String, What: "retried"})
 	})
 }
 
@@ -78,29 +78,29 @@ func (j *Jobs) RetryDead(ctx context.Context, id int64) (err error) {
 func (j *Jobs) Prune(ctx context.Context, before time.Time) (n int, err error) {
 	defer levee.Wrap(&err, "job.Prune")
 	err = j.db.Tx(ctx, "job.prune", func(ctx context.Context, tx *db.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT id FROM job_dead WHERE dead_at < ? ORDER BY dead_at LIMIT 1000`, before.UnixMicro())
+		rows, err := tx.Query(ctx, `SELECT id, COALESCE(source, '') FROM job_dead WHERE dead_at < ? ORDER BY dead_at LIMIT 1000`, before.UnixMicro())
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
-		var ids []int64
+		var gone []End
 		for rows.Next() {
-			var id int64
-			if err := rows.Scan(&id); err != nil {
+			e := End{What: "pruned"}
+			if err := rows.Scan(&e.ID, &e.Source); err != nil {
 				return err
 			}
-			ids = append(ids, id)
+			gone = append(gone, e)
 		}
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return err
 		}
-		for _, id := range ids {
-			if _, err := tx.Exec(ctx, `DELETE FROM job_dead WHERE id = ?`, id); err != nil {
+		for _, e := range gone {
+			if _, err := tx.Exec(ctx, `DELETE FROM job_dead WHERE id = ?`, e.ID); err != nil {
 				return err
 			}
 		}
-		n = len(ids)
-		return nil
+		n = len(gone)
+		return j.tellTx(ctx, tx, gone...)
 	})
 	return n, err
 }

@@ -31,6 +31,7 @@ type house struct {
 	o   *obs.Obs
 	db  *db.DB
 	ids *id.Generator
+	dir string
 }
 
 func open(t testing.TB) *house {
@@ -42,10 +43,7 @@ func openDir(t testing.TB, dir string, o *obs.Obs) *house {
 	t.Helper()
 	h := &house{t: t, o: o}
 	var err error
-	h.db, err = db.Open(t.Context(), db.Config{URL: "sqlite:" + filepath.Join(dir, "levee.db")}, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h.dir, h.db = dir, openDB(t, dir, o)
 	if h.ids, err = id.Open(t.Context(), id.Config{Dir: filepath.Join(dir, "id")}, o); err != nil {
 		t.Fatal(err)
 	}
@@ -367,12 +365,29 @@ func TestCancelLeavesRunningAlone(t *testing.T) {
 	})
 }
 
+// Being idle costs no commit.
+func TestIdleCommits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t)
+		var n notes
+		k := noter("note", &n, Options{})
+		stop := h.run(h.jobs(Config{}, k))
+		defer stop()
+		enqueue(h, k, args{1}, After(1000*time.Hour))
+		time.Sleep(time.Minute)
+		before := h.db.Stats().Commits
+		time.Sleep(time.Hour)
+		if got := h.db.Stats().Commits - before; got != 0 {
+			t.Errorf("%d commits in an idle hour", got)
+		}
+	})
+}
+
 func TestRefused(t *testing.T) {
 	h := open(t)
 	nothing := func(context.Context, args) error { return nil }
-	tick := func(context.Context) error { return nil }
 	k := Define("note", Options{}, nothing)
-	j := h.jobs(Config{}, k, Every("tick", time.Second, Options{}, tick))
+	j := h.jobs(Config{}, k)
 	for _, test := range []struct {
 		name string
 		r    Registration
@@ -384,12 +399,8 @@ func TestRefused(t *testing.T) {
 		{"no function", Define[args]("f", Options{}, nil)},
 		{"timeout", Define("t", Options{Timeout: -1}, nothing)},
 		{"attempts", Define("a", Options{MaxAttempts: 1001}, nothing)},
+		{"negative attempts", Define("a", Options{MaxAttempts: -2}, nothing)},
 		{"zero kind", &Kind[args]{}},
-		{"taken period", Every("tick", time.Second, Options{}, tick)},
-		{"short period", Every("p", time.Millisecond, Options{}, tick)},
-		{"long period", Every("p", 400*24*time.Hour, Options{}, tick)},
-		{"no periodic function", Every("p", time.Second, Options{}, nil)},
-		{"zero period", Periodic{}},
 	} {
 		if err := j.Register(test.r); levee.CodeOf(err) != levee.CodeInvalid {
 			t.Errorf("%s: got %v, want invalid", test.name, err)
@@ -415,7 +426,7 @@ func TestRefused(t *testing.T) {
 	if _, err := long.Enqueue(t.Context(), strings.Repeat("x", maxArgs)); levee.CodeOf(err) != levee.CodeTooLarge {
 		t.Errorf("got %v, want too_large", err)
 	}
-	want := []Known{{"long", "default", 0}, {"note", "default", 0}, {"tick", "default", time.Second}}
+	want := []Known{{"long", "default"}, {"note", "default"}}
 	if diff := cmp.Diff(want, j.Known()); diff != "" {
 		t.Error(diff)
 	}
@@ -434,7 +445,7 @@ func TestStrangers(t *testing.T) {
 		j := h.jobs(Config{}, k)
 		err := h.db.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error {
 			for i, row := range [][]any{{"note", "default", `{"N": "x"}`}, {"unknown", "default", `{}`}, {"note", "former pool", `{"N": 5}`}} {
-				if _, err := tx.Exec(ctx, insertTask, i+1, row[0], row[1], row[2], nil, 0); err != nil {
+				if _, err := tx.Exec(ctx, insertTask, i+1, row[0], row[1], row[2], nil, 0, nil); err != nil {
 					return err
 				}
 			}
@@ -446,7 +457,7 @@ func TestStrangers(t *testing.T) {
 		stop := h.run(j)
 		defer stop()
 		enqueue(h, k, args{6})
-		time.Sleep(10 * time.Minute)
+		time.Sleep(10*time.Minute + 30*time.Second) // between two tries of the stranger
 		if diff := cmp.Diff("5 6", n.sorted()); diff != "" {
 			t.Error(diff)
 		}
@@ -462,7 +473,19 @@ func TestStrangers(t *testing.T) {
 // Jobs due far ahead must not make the look for due ones slower.
 func TestFutureJobsCostNothing(t *testing.T) {
 	h := open(t)
-	rows, err := h.db.Query(t.Context(), `EXPLAIN QUERY PLAN `+claimSQL(h.db.Dialect()), "default", 1, 10)
+	if distributed {
+		k := Define("later", Options{}, func(context.Context, args) error { return nil })
+		h.jobs(Config{}, k)
+		for n := range 300 {
+			enqueue(h, k, args{n}, After(time.Hour))
+		}
+		plan := h.explain(selectIDs+oldest, "default", time.Now().UnixMicro(), 10)
+		if !strings.Contains(plan, "key=job_task_due") || !strings.Contains(plan, "Using index") {
+			t.Error(plan)
+		}
+		return
+	}
+	rows, err := h.db.Query(t.Context(), `EXPLAIN QUERY PLAN `+selectDue+oldest, "default", 1, 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -480,6 +503,41 @@ func TestFutureJobsCostNothing(t *testing.T) {
 	if diff := cmp.Diff(want, plan); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// explain returns the first row of MySQL's plan of a statement.
+func (h *house) explain(query string, args ...any) string {
+	h.t.Helper()
+	rows, err := h.db.Query(context.Background(), `EXPLAIN `+query, args...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer rows.Close()
+	plan, err := firstRow(rows)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return plan
+}
+
+// firstRow writes the first of the rows with the names of its columns.
+func firstRow(rows *db.Rows) (string, error) {
+	names, err := rows.Columns()
+	if err != nil || !rows.Next() {
+		return "", errors.Join(errors.New("no plan"), err)
+	}
+	values, to := make([]db.NullString, len(names)), make([]any, len(names))
+	for i := range values {
+		to[i] = &values[i]
+	}
+	if err := rows.Scan(to...); err != nil {
+		return "", err
+	}
+	var plan []string
+	for i := range values {
+		plan = append(plan, names[i]+"="+values[i].String)
+	}
+	return strings.Join(plan, " "), nil
 }
 
 func TestPoolsAndSlots(t *testing.T) {

@@ -3,10 +3,14 @@ package job
 import (
 	"context"
 	"log/slog"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"levee"
 	"levee/internal/platform/db"
@@ -16,9 +20,13 @@ import (
 
 // Config measures the running of jobs. The zero value is usable.
 type Config struct {
-	// Lease is how long a job whose process died waits for another run; default 15 s, 100 ms to 10 minutes. Too short, and a
-	// process that is paused by the machine loses its jobs to another run.
+	// Lease is how long the jobs of a process that died wait for another run; default 10 s, 100 ms to 10 minutes. It is counted from
+	// the last sign of life that another process has seen, or from the death of all, when one is there again. Too short, and a process that is
+	// paused by the machine loses its jobs to another run. All nodes need the same.
 	Lease time.Duration
+	// Alone says that no other process runs jobs on this database: what was running when this one started is taken back at once. Whoever
+	// sets it sees to it that it is so.
+	Alone bool
 	// Poll is how often the tables are looked at for what other processes have enqueued; default 1 s, 10 ms to 1 minute. What
 	// this process enqueues is seen at once.
 	Poll time.Duration
@@ -27,6 +35,8 @@ type Config struct {
 	Grace time.Duration
 	// Pools are the slots per pool, 1 to 1000; default 16.
 	Pools map[string]int
+	// Node is how this process is called where people look at jobs, at most 190 bytes; default: the machine's name.
+	Node string
 }
 
 const defaultSlots = 16
@@ -37,7 +47,7 @@ func (c *Config) check() error {
 		v                *time.Duration
 		def, least, most time.Duration
 	}{
-		{"lease", &c.Lease, 15 * time.Second, 100 * time.Millisecond, 10 * time.Minute},
+		{"lease", &c.Lease, 10 * time.Second, 100 * time.Millisecond, 10 * time.Minute},
 		{"poll", &c.Poll, time.Second, 10 * time.Millisecond, time.Minute},
 		{"grace", &c.Grace, 5 * time.Second, time.Millisecond, 5 * time.Minute},
 	} {
@@ -48,6 +58,12 @@ func (c *Config) check() error {
 			return levee.Invalid("job."+d.name, d.least.String()+" to "+d.most.String(), *d.v)
 		}
 	}
+	if c.Node == "" {
+		c.Node, _ = os.Hostname()
+	}
+	if len(c.Node) > maxName {
+		return levee.Invalid("job.node", "at most 190 bytes", c.Node)
+	}
 	for name, n := range c.Pools {
 		if name == "" || len(name) > maxName || n < 1 || n > 1000 {
 			return levee.Invalid("job.pools."+name, "1 to 1000 slots", n)
@@ -57,28 +73,41 @@ func (c *Config) check() error {
 }
 
 // pool is a number of slots. Where its jobs are short, more are claimed than there are slots, so that the two commits of a job
-// are shared by many. Its fields but the first two are guarded by Jobs.mu.
+// are shared by many. All but its name and its meters is guarded by Jobs.mu.
 type pool struct {
 	name    string
 	size    int
-	used    int           // slots in which a function runs
-	held    int           // claims: waiting for a slot, running, or being written down
+	used    int // slots in which a function runs
+	held    int // claims: waiting for a slot, running, or being written down
+	lanes   []*lane
 	queue   []*claim      // waiting for a slot
 	average time.Duration // of the last runs; a second before the first
+	running prometheus.Gauge
+	late    prometheus.Observer
 }
 
 const (
 	shortJob   = 20 * time.Millisecond // average up to which a pool claims ahead
-	claimAhead = 240                   // claims beyond the slots; with them a kill interrupts so many
+	claimAhead = 1024                  // most claims beyond the slots; with them a kill interrupts so many
+	claimMost  = 512                   // claims of one transaction
 )
 
-// room returns how many jobs may be claimed and for how many of them a slot is free.
+// room returns how many jobs may be claimed, and for how many a slot is free or soon will be: for limited jobs, which begin before what waits.
+// What is claimed ahead is about what the slots do in the time of a short job. While others wait for a slot, few are not worth a commit: the ends that make room for more come with
+// a wake-up.
 func (p *pool) room() (free, slots int) {
-	limit := p.size
-	if p.average < shortJob {
-		limit += claimAhead
+	free, slots = max(p.size-p.held, 0), max(p.size-p.used-len(p.queue), 0)
+	if p.average >= shortJob {
+		return free, slots
 	}
-	return max(limit-p.held, 0), max(p.size-p.used-len(p.queue), 0)
+	most := p.size + min(claimAhead, int(time.Duration(p.size)*shortJob/max(p.average, time.Microsecond)))
+	free = max(most-p.held, 0)
+	enough := slots > 0 || len(p.queue) == 0 || free >= most/4
+	slots = max(slots, min(p.size, free))
+	if !enough {
+		free = 0
+	}
+	return min(free, claimMost), slots
 }
 
 // Jobs keeps and runs all jobs of the house.
@@ -90,33 +119,57 @@ type Jobs struct {
 	m     *metrics
 	cfg   Config
 
-	sqlClaim string        // reads the due jobs of a pool in a transaction
-	wakeup   chan struct{} // capacity 1: a wake-up is remembered, never waited for
-	wakeFn   func()        // j.wake, made once
-	turn     chan struct{} // capacity 1: held by the one Run or Drain of this process
-	waiters  atomic.Int64  // Drains under way
+	crowd     bool // the engine has many writers at once
+	sql       texts
+	wakeup    chan struct{}          // capacity 1: a wake-up is remembered, never waited for
+	wakeFn    func()                 // j.given, made once
+	ring      atomic.Pointer[func()] // tells other nodes
+	turn      chan struct{}          // capacity 1: held by the one Run or Drain of this process
+	heard     atomic.Bool            // another node has rung
+	listeners atomic.Pointer[[]*listener]
+	waiters   atomic.Int64       // Drains under way
+	seen      map[int64]sighting // leases of others; this and the next two are of the one who holds the turn
+	here      presence
+	others    map[int64]standing
+	swept     bool // what was running when this process started is taken back
+	seam      seam
 
-	// Written by Register and Configure only, before started.
+	// Written by Register and Follow only, before started.
 	kinds   map[string]*kind
-	periods map[string]*period
-	pools   map[string]*pool
+	follows Follower // zero: none
 
-	mu      sync.Mutex // guards what follows
-	started bool
-	waiting []chan struct{}
-	running map[*claim]struct{} // all claims of this process
-	suspect *claim              // the one that is held of those whose last run ended in a crash
+	mu       sync.Mutex // guards what follows
+	pools    map[string]*pool
+	lanes    map[string]*lane
+	control  control
+	dumped   time.Time // when all goroutines were written into the log
+	started  bool
+	waiting  []chan struct{}
+	running  map[*claim]struct{} // all claims of this process
+	suspects int                 // claims whose last run ended in a crash
+	works    bool                // a Run is under way
+}
+
+// seam is what the suite takes away, to see the faults come that it prevents, and how it makes a node sleep. Zero in production.
+type seam struct {
+	unfenced bool   // complete whatever has become of the lease
+	hold     func() // called before each claim, each beat and each end: a sleeping process does not return from it
+}
+
+func (s *seam) sleep() {
+	if s.hold != nil {
+		s.hold()
+	}
 }
 
 // Open makes Jobs on d. Nothing runs until Run.
 func Open(d *db.DB, ids *id.Generator, o *obs.Obs) *Jobs {
 	j := &Jobs{
 		db: d, ids: ids, clock: o.Clock, log: o.Named("job"), m: newMetrics(o.Metrics),
-		wakeup: make(chan struct{}, 1), turn: make(chan struct{}, 1), kinds: map[string]*kind{}, periods: map[string]*period{},
-		pools: map[string]*pool{}, running: map[*claim]struct{}{},
+		wakeup: make(chan struct{}, 1), turn: make(chan struct{}, 1), kinds: map[string]*kind{},
+		pools: map[string]*pool{}, lanes: map[string]*lane{}, running: map[*claim]struct{}{}, crowd: d.Dialect().Name() != "sqlite",
 	}
-	j.wakeFn = j.wake
-	j.sqlClaim = claimSQL(d.Dialect())
+	j.wakeFn, j.sql = j.given, textsOf(j.crowd)
 	if err := j.cfg.check(); err != nil {
 		panic(err) // the defaults are in bounds
 	}
@@ -138,7 +191,7 @@ func (j *Jobs) Configure(c Config) (err error) {
 	return nil
 }
 
-// Register adds kinds and periodic functions. All of a process register before Run; it fails with CodeInvalid afterwards, for
+// Register adds kinds. All of a process register before Run; it fails with CodeInvalid afterwards, for
 // a taken name, and for one that was made wrongly.
 func (j *Jobs) Register(rs ...Registration) (err error) {
 	defer levee.Wrap(&err, "job.Register")
@@ -155,42 +208,51 @@ func (j *Jobs) Register(rs ...Registration) (err error) {
 	return nil
 }
 
-func (j *Jobs) addPool(name string) {
-	if j.pools[name] != nil {
-		return
-	}
-	size := j.cfg.Pools[name]
-	if size == 0 {
-		size = defaultSlots
-	}
-	j.pools[name] = &pool{name: name, size: size, average: time.Second}
-}
-
-// Known is a registered kind or periodic function.
+// Known is a registered kind.
 type Known struct {
-	Name  string
-	Pool  string
-	Every time.Duration // 0 for a kind
+	Name string
+	Pool string
 }
 
-// Known returns everything that is registered, sorted by name.
+// Known returns all kinds that are registered, sorted by name.
 func (j *Jobs) Known() []Known {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var known []Known
 	for _, k := range j.kinds {
-		known = append(known, Known{k.name, k.o.Pool, 0})
+		known = append(known, Known{k.name, k.o.Pool})
 	}
-	for _, p := range j.periods {
-		known = append(known, Known{p.name, p.o.Pool, p.every})
-	}
-	slices.SortFunc(known, func(x, y Known) int {
-		if x.Name < y.Name {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(known, func(x, y Known) int { return strings.Compare(x.Name, y.Name) })
 	return known
+}
+
+// Connect joins the Jobs of several nodes: ring is called after a commit that gave work which this node cannot begin at once (all slots
+// of a pool are taken, or it runs no jobs), and must not block; the wake that it returns is for the ring of another node. Without
+// it jobs of other nodes are found by looking, every Config.Poll. It is called at most once, before Run.
+func (j *Jobs) Connect(ring func()) (wake func()) {
+	j.ring.Store(&ring)
+	return func() {
+		j.heard.Store(true)
+		j.wake()
+	}
+}
+
+// given is called after a commit that gave work.
+func (j *Jobs) given() {
+	j.wake()
+	ring := j.ring.Load()
+	if ring == nil {
+		return
+	}
+	j.mu.Lock()
+	busy := !j.works
+	for _, p := range j.pools {
+		busy = busy || p.used+len(p.queue) >= p.size
+	}
+	j.mu.Unlock()
+	if busy {
+		(*ring)()
+	}
 }
 
 func (j *Jobs) wake() {
@@ -201,8 +263,7 @@ func (j *Jobs) wake() {
 }
 
 // Drain returns once no job is due or running: what was enqueued before the call and what that enqueues is done, dead or waits for
-// a later time. Without a Run under way it runs the jobs itself, but no periodic function (see Fire). It returns ctx's error when
-// that ends first.
+// a later time. Without a Run under way it runs the jobs itself. It returns ctx's error when that ends first.
 func (j *Jobs) Drain(ctx context.Context) (err error) {
 	defer levee.Wrap(&err, "job.Drain")
 	done := make(chan struct{})
@@ -214,7 +275,7 @@ func (j *Jobs) Drain(ctx context.Context) (err error) {
 	j.wake()
 	run, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = j.run(run, false) }) // waits for its turn while another is under way
+	wg.Go(func() { _ = j.Run(run) }) // waits for its turn while another is under way
 	defer wg.Wait()
 	defer stop()
 	select {

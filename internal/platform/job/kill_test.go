@@ -26,6 +26,8 @@ import (
 const (
 	victimDir  = "LEVEE_JOB_VICTIM"
 	victimWhat = "LEVEE_JOB_WHAT" // killed, control (as killed, but without DoneTx), paused
+	victimURL  = "LEVEE_JOB_URL"  // of the database, and its password
+	victimWord = "LEVEE_JOB_WORD"
 	manyJobs   = 200
 )
 
@@ -49,7 +51,7 @@ func victim(dir, what string) error {
 	if err != nil {
 		return err
 	}
-	d, err := db.Open(ctx, db.Config{URL: "sqlite:" + filepath.Join(dir, "levee.db")}, o)
+	d, err := db.Open(ctx, db.Config{URL: os.Getenv(victimURL), Password: obs.Secret(os.Getenv(victimWord))}, o)
 	if err != nil {
 		return err
 	}
@@ -70,6 +72,13 @@ func victim(dir, what string) error {
 			select {}
 		}
 	}
+	// between dies for certain, once: whether chance ever comes to it is not left to chance.
+	between := func() {
+		if f, err := os.OpenFile(filepath.Join(dir, "died between"), os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+			_ = f.Close()
+			die(1)
+		}
+	}
 	k := Define("effect", Options{}, func(ctx context.Context, a args) error {
 		die(40)
 		err := d.Tx(ctx, "effect", func(ctx context.Context, tx *db.Tx) error {
@@ -82,6 +91,9 @@ func victim(dir, what string) error {
 			defer die(40)
 			return DoneTx(ctx, tx)
 		})
+		if what == "control" && err == nil {
+			between()
+		}
 		die(40)
 		return err
 	})
@@ -155,7 +167,8 @@ func paused(ctx context.Context, j *Jobs, d *db.DB) error {
 
 func command(t *testing.T, dir, what string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), victimDir+"="+dir, victimWhat+"="+what)
+	cfg := configOf(t, dir)
+	cmd.Env = append(os.Environ(), victimDir+"="+dir, victimWhat+"="+what, victimURL+"="+cfg.URL, victimWord+"="+string(cfg.Password))
 	return cmd
 }
 
@@ -164,7 +177,7 @@ func suffer(t *testing.T, what string) (h *house, killed int, effects map[int]in
 	t.Helper()
 	dir := t.TempDir()
 	for began := time.Now(); ; {
-		if time.Since(began) > 2*time.Minute {
+		if time.Since(began) > 6*time.Minute { // a process that dies takes seconds on a busy machine, and tens of them do
 			t.Fatalf("not done after %d kills", killed)
 		}
 		out, err := command(t, dir, what).CombinedOutput()

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,14 +15,30 @@ import (
 	"levee/internal/platform/obs"
 )
 
+// all wants n jobs of the pool "default".
+func all(j *Jobs, n int) []want {
+	return []want{{j.lanes["default"], &room{j.pools["default"], n, n}}}
+}
+
 // take claims what is due as a process would that is then killed or paused: nobody extends these leases.
 func take(t *testing.T, j *Jobs) []*claim {
 	t.Helper()
-	claims, err := j.claim(t.Context(), []room{{j.pools["default"], 10, 10}}, nil)
+	claims, _, _, err := j.claim(t.Context(), all(j, 10))
 	if err != nil || len(claims) == 0 {
 		t.Fatalf("claimed %d jobs, %v", len(claims), err)
 	}
 	return claims
+}
+
+// rescue watches the leases of others for one lease and takes back those that stood still.
+func rescue(t *testing.T, j *Jobs) {
+	t.Helper()
+	for range 2 {
+		if _, err := j.rescue(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(j.cfg.Lease)
+	}
 }
 
 func TestTakeover(t *testing.T) {
@@ -45,7 +62,7 @@ func TestTakeover(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		same(t, "", &n) // not before the lease is over
 		time.Sleep(10 * time.Second)
-		same(t, "1:1@15s", &n) // the interruption has cost no attempt
+		same(t, "1:1@10s", &n) // the interruption has cost no attempt
 		refused(t, h, paused, claims[0])
 	})
 }
@@ -173,11 +190,8 @@ func TestPoison(t *testing.T) {
 		id := enqueue(h, k, args{1})
 		for crash := 1; crash <= maxCrashes; crash++ {
 			take(t, j)
-			time.Sleep(j.cfg.Lease)
 			j, _ = life()
-			if err := j.rescue(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			rescue(t, j)
 			want := Stats{Due: 1}
 			if crash == maxCrashes {
 				want = Stats{Dead: 1}
@@ -194,13 +208,21 @@ func TestPoison(t *testing.T) {
 
 // What ran beside a job that takes its process down is not given up with it.
 func TestPoisonAndNeighbours(t *testing.T) {
+	for _, n := range [][2]int{{0, 9}, {4, 9}, {9, 9}, {6, 40}, {13, 40}, {14, 40}, {22, 40}, {40, 40}} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) { poisonAndNeighbours(t, n[0], n[1]) })
+	}
+}
+
+func poisonAndNeighbours(t *testing.T, at, others int) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t)
 		k := Define("job", Options{}, func(context.Context, args) error { return nil })
 		h.jobs(Config{}, k)
-		victim := enqueue(h, k, args{0})
-		for i := range 9 {
-			enqueue(h, k, args{i + 1})
+		var victim int64
+		for i := range others + 1 {
+			if id := enqueue(h, k, args{i}); i == at {
+				victim = id
+			}
 		}
 		for life := 1; h.count(`SELECT COUNT(*) FROM job_task`) > 0; life++ {
 			if life > 50 {
@@ -210,7 +232,7 @@ func TestPoisonAndNeighbours(t *testing.T) {
 			k := Define("job", Options{}, func(context.Context, args) error { return nil })
 			j := h.jobs(Config{}, k)
 			for dead := false; !dead; {
-				claims, err := j.claim(t.Context(), []room{{j.pools["default"], 16, 16}}, nil)
+				claims, _, _, err := j.claim(t.Context(), all(j, 64))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -231,10 +253,7 @@ func TestPoisonAndNeighbours(t *testing.T) {
 					break
 				}
 			}
-			time.Sleep(16 * time.Second)
-			if err := j.rescue(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			rescue(t, h.jobs(Config{}))
 		}
 		dead, err := h.jobs(Config{}).Dead(t.Context(), 10)
 		if err != nil || len(dead) != 1 || dead[0].ID != victim {

@@ -16,6 +16,7 @@ const (
 	outcomeSnoozed     = "snoozed"
 	outcomeInterrupted = "interrupted"
 	outcomeLost        = "lost"
+	outcomeCancelled   = "cancelled"
 )
 
 type metrics struct {
@@ -24,6 +25,8 @@ type metrics struct {
 	late               *prometheus.HistogramVec
 	running            *prometheus.GaugeVec
 	rescued            prometheus.Counter
+	stuck              prometheus.Counter
+	dropped            prometheus.Counter
 
 	kinds sync.Map // name → *kindMetrics
 }
@@ -42,7 +45,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		enqueued: obs.Register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "levee_job_enqueued_total",
 			Help: "Jobs added, including those rolled back later."}, []string{"job"})),
 		finished: obs.Register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "levee_job_finished_total",
-			Help: "Runs that ended, by how: done, retry, dead, snoozed, interrupted (the process stopped), lost (the lease was)."},
+			Help: "Runs that ended, by how: done, retry, dead, snoozed, interrupted (the process stopped), lost (the lease was), cancelled."},
 			[]string{"job", "outcome"})),
 		seconds: obs.Register(r, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "levee_job_run_seconds",
 			Help: "Time in a job's function.", Buckets: prometheus.ExponentialBuckets(0.0005, 5, 9)}, []string{"job"})),
@@ -52,6 +55,10 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Help: "Slots in use."}, []string{"pool"})),
 		rescued: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{Name: "levee_job_rescued_total",
 			Help: "Jobs whose lease ran out and that were taken back."})),
+		stuck: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{Name: "levee_job_stuck_total",
+			Help: "Runs that did not return long after their timeout; each keeps a goroutine."})),
+		dropped: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{Name: "levee_job_events_dropped_total",
+			Help: "Events that a slow listener did not get."})),
 	}
 }
 
@@ -61,7 +68,7 @@ func (m *metrics) kind(name string) *kindMetrics {
 	}
 	k := &kindMetrics{enqueued: m.enqueued.WithLabelValues(name), seconds: m.seconds.WithLabelValues(name),
 		outcomes: map[string]prometheus.Counter{}}
-	for _, o := range []string{outcomeDone, outcomeRetry, outcomeDead, outcomeSnoozed, outcomeInterrupted, outcomeLost} {
+	for _, o := range []string{outcomeDone, outcomeRetry, outcomeDead, outcomeSnoozed, outcomeInterrupted, outcomeLost, outcomeCancelled} {
 		k.outcomes[o] = m.finished.WithLabelValues(name, o)
 	}
 	m.kinds.Store(name, k)

@@ -4,18 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"levee"
+	"levee/internal/platform/db"
 )
 
 const (
 	maxCrashes = 5                     // a job whose process died so often in a row is taken for the cause
 	strangers  = time.Minute           // a job of a kind that this program does not know is left to others for so long
 	rescueMax  = 256                   // expired leases taken back at once
+	watchMax   = 8192                  // leases watched, the ones extended longest ago first
+	raceWait   = 10 * time.Millisecond // until the next claim when others took all that was due; up to twice as long
 	slack      = 50 * time.Millisecond // least pause between two tries to extend leases
 	errorMax   = 1000                  // bytes of an error's text that are kept
 )
@@ -25,50 +31,50 @@ var (
 	errStop = errors.New("the process stops")
 )
 
-// claim is one run of a job or of a periodic function by this process, under a lease.
+// claim is one run of a job by this process, under a lease.
 type claim struct {
-	id       int64 // 0 for a period
+	id       int64
 	fence    int64
 	name     string
 	args     string
-	attempts int // including this one
+	source   string
+	failures string // of the attempts before, as JSON; empty: none
+	attempts int    // including this one
 	crashes  int
 	dueAt    time.Time
-	kind     *kind // nil for a period, and for a kind that is not registered here
-	period   *period
-	firedFor int64 // period: next_at as this firing has set it
-	release  bool  // period: the lease has to be given back
+	kind     *kind // nil for one that is not registered here
 	pool     *pool
-	lease    time.Duration   // of an extension; the first lease of a short period is shorter
-	ctx      context.Context // of the run, without its timeout; kept because a claim is one run
-	cancel   context.CancelCauseFunc
-	done     atomic.Bool // DoneTx has committed
+	lease    time.Duration
+	done     atomic.Bool            // DoneTx has committed
+	result   atomic.Pointer[string] // of SetResult
 
 	// Guarded by Jobs.mu.
+	ctx      context.Context // of the run, without its timeout; kept because a claim is one run. It does not change once the run has begun.
+	cancel   context.CancelCauseFunc
+	cause    error     // why it was cut off, before or after its beginning
+	progress string    // of SetProgress, not written yet
+	told     time.Time // when progress was written
 	began    time.Time // zero while it waits for a slot
 	until    time.Time // when the lease ends, by the monotonic clock
 	beat     time.Time // when to extend it
-	extended bool
+	stamp    int64     // lease_until as it was written last; of the one who extends
 	stuck    bool
+	suspect  bool
 	lost     bool
 }
 
 func (c *claim) timeout() time.Duration {
-	switch {
-	case c.period != nil:
-		return c.period.o.Timeout
-	case c.kind != nil:
+	if c.kind != nil {
 		return c.kind.o.Timeout
 	}
 	return time.Minute
 }
 
-// Run claims and runs jobs and fires the periodic functions until ctx ends. Then running jobs have the grace time to finish
-// before their contexts end too, and Run returns nil once all have returned. A failing database is logged and tried again.
+// Run claims and runs jobs until ctx ends: that is the shutdown. Then what waits for a slot goes back, running
+// jobs have the grace time (Config.Grace) to finish before their contexts end too, with what is cut off going back unharmed, and Run returns
+// nil once all have returned and every end is written. A failing database is logged and tried again.
 // Only one Run or Drain works at a time; a second one waits.
-func (j *Jobs) Run(ctx context.Context) error { return j.run(ctx, true) }
-
-func (j *Jobs) run(ctx context.Context, periods bool) error {
+func (j *Jobs) Run(ctx context.Context) error {
 	select {
 	case j.turn <- struct{}{}:
 		defer func() { <-j.turn }()
@@ -76,12 +82,22 @@ func (j *Jobs) run(ctx context.Context, periods bool) error {
 		return nil
 	}
 	j.mu.Lock()
-	j.started = true
+	j.started, j.works = true, true
 	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		j.works = false
+		j.mu.Unlock()
+	}()
+	j.seen, j.others = nil, nil // what stood still while nobody looked may not have
 	base, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stop(nil)
-	r := &runner{j: j, ctx: ctx, base: base, periods: periods}
+	r := &runner{j: j, ctx: db.Primary(ctx), base: base, ended: make(chan struct{}, 1)}
 	defer r.wg.Wait()
+	over := make(chan struct{})
+	defer close(over)
+	r.wg.Go(func() { r.complete(over) })
+	r.wg.Go(func() { r.forget(over) })
 	for ctx.Err() == nil {
 		wait := j.cfg.Poll
 		next, err := r.round()
@@ -102,6 +118,8 @@ func (j *Jobs) run(ctx context.Context, periods bool) error {
 		n := len(j.running)
 		j.mu.Unlock()
 		if n == 0 {
+			j.here.next = time.Time{}
+			r.sayAlive(rest) // nothing runs: the row goes
 			return nil
 		}
 		if !time.Now().Before(cut) {
@@ -117,17 +135,19 @@ func (j *Jobs) run(ctx context.Context, periods bool) error {
 
 // runner is one Run.
 type runner struct {
-	j       *Jobs
-	ctx     context.Context // ends the claiming; kept because a round belongs to exactly one Run
-	base    context.Context // the jobs' contexts descend from it
-	periods bool
-	wg      sync.WaitGroup
+	j    *Jobs
+	ctx  context.Context // ends the claiming; kept because a round belongs to exactly one Run
+	base context.Context // the jobs' contexts descend from it
+	wg   sync.WaitGroup
 
-	ready      bool // prepared
-	rescueAt   time.Time
-	periodsAt  time.Time // when to look at job_period again
-	nextPeriod time.Time // when one of them needs attention
-	again      bool      // one was due but had to wait for the end of a run
+	endsMu sync.Mutex
+	ends   []*ended      // runs that are over and not written down; guarded by endsMu
+	ended  chan struct{} // capacity 1: there are some
+
+	ready     bool      // prepared
+	lanesAt   time.Time // when to look for new lanes
+	controlAt time.Time // when to look what is asked
+	rescueAt  time.Time
 }
 
 func (r *runner) sleep(ctx context.Context, d time.Duration) {
@@ -147,24 +167,48 @@ func (r *runner) sleep(ctx context.Context, d time.Duration) {
 func (r *runner) round() (next time.Time, err error) {
 	j, ctx := r.j, r.ctx
 	if !r.ready {
-		if err := j.prepare(ctx, r.periods); err != nil {
+		if err := j.prepare(ctx); err != nil {
 			return next, err
 		}
 		r.ready = true
 	}
-	next = time.Now().Add(j.cfg.Poll)
-	if now := time.Now(); !now.Before(r.rescueAt) {
-		if err := j.rescue(ctx); err != nil {
+	if j.cfg.Alone && !j.swept {
+		if err := j.sweep(ctx); err != nil {
 			return next, err
 		}
-		r.rescueAt = now.Add(j.cfg.Poll)
+		j.swept = true
 	}
+	j.seam.sleep()
+	if j.here.id != 0 && !j.here.until.After(time.Now()) {
+		r.disappear() // this process has slept
+	}
+	next = time.Now().Add(j.cfg.Poll)
+	heard := j.heard.Swap(false)
+	if heard || !time.Now().Before(r.controlAt) {
+		if err := j.obey(ctx); err != nil {
+			return next, err
+		}
+		r.controlAt = time.Now().Add(min(j.cfg.Poll, controlEvery))
+	}
+	if heard || !time.Now().Before(r.lanesAt) {
+		if err := j.discover(ctx); err != nil {
+			return next, err
+		}
+		r.lanesAt = time.Now().Add(j.cfg.Poll)
+	}
+	if !time.Now().Before(r.rescueAt) {
+		if r.rescueAt, err = j.rescue(ctx); err != nil {
+			return next, err
+		}
+	}
+	next = sooner(sooner(sooner(next, r.rescueAt), r.lanesAt), r.controlAt)
 	waiting := j.takeWaiting()
 	j.mu.Lock()
 	idle := len(j.running) == 0
 	var rooms []room
+	r.fill()
 	for _, p := range j.pools {
-		if free, slots := p.room(); free > 0 {
+		if free, slots := p.room(); free+slots > 0 && !j.control.pools[p.name] {
 			rooms = append(rooms, room{p, free, slots})
 		}
 	}
@@ -172,48 +216,23 @@ func (r *runner) round() (next time.Time, err error) {
 	started := 0
 	defer func() { j.answer(waiting, err == nil && idle && started == 0) }()
 
-	var fire []*firing
-	if r.periods && len(j.periods) > 0 {
-		if fire, err = r.duePeriods(ctx, rooms); err != nil {
-			return next, err
-		}
+	full, next, err := j.wants(ctx, rooms, next)
+	if err != nil {
+		return next, err
 	}
-	var full []room // pools with due jobs
-	for _, f := range rooms {
-		if f.free <= 0 {
-			continue
-		}
-		due, ok, err := j.nextDue(ctx, f.pool.name)
-		if err != nil {
-			return next, err
-		}
-		if ok && due <= 0 {
-			full = append(full, f)
-		} else if ok {
-			next = sooner(next, time.Now().Add(due))
-		}
-	}
-	if len(full)+len(fire) > 0 {
-		claims, err := j.claim(ctx, full, fire)
+	if len(full) > 0 {
+		claims, missed, deals, err := j.claim(ctx, full)
 		if err != nil {
 			return next, err
 		}
 		started = len(claims)
-		fired := 0
-		for _, c := range claims {
-			if c.period != nil {
-				fired++
-				r.nextPeriod = sooner(r.nextPeriod, time.Now().Add(time.UnixMicro(c.firedFor).Sub(j.clock())))
-			}
-			r.start(c)
-		}
-		r.again = r.again || fired < len(fire) // another was faster: read what it has set
-		if started > 0 || fired < len(fire) {
+		r.start(claims)
+		j.note(deals)
+		if started > 0 {
 			next = time.Now() // there may be more
+		} else if missed {
+			next = sooner(next, time.Now().Add(raceWait+rand.N(raceWait)))
 		}
-	}
-	if r.periods && len(j.periods) > 0 {
-		next = sooner(next, r.nextPeriod)
 	}
 	return next, nil
 }
@@ -231,76 +250,165 @@ func sooner(a, b time.Time) time.Time {
 	return a
 }
 
-// start runs a claim as soon as there is a slot.
-func (r *runner) start(c *claim) {
+// start runs claims as soon as there are slots.
+func (r *runner) start(claims []*claim) {
 	j := r.j
-	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(r.base, claimKey{}, c))
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.running[c] = struct{}{}
-	c.pool.held++
-	if c.pool.used == c.pool.size {
-		c.pool.queue = append(c.pool.queue, c)
-		return
+	for _, c := range claims {
+		j.running[c] = struct{}{}
+		c.pool.held++
+		if c.kind != nil && j.control.jobs[c.id] {
+			c.end(ErrCancelled)
+		}
+		if c.pool.used >= c.pool.size {
+			if c.kind != nil && c.kind.limit != nil {
+				c.pool.queue = slices.Insert(c.pool.queue, 0, c)
+			} else {
+				c.pool.queue = append(c.pool.queue, c)
+			}
+			continue
+		}
+		c.pool.used++
+		r.begin(c)
+		r.wg.Go(func() { r.work(c) })
 	}
-	r.begin(c)
 }
 
-// begin runs c in a goroutine of its own. The caller holds j.mu, and there is a slot.
+// fill lets begin what waits while there are slots: a pool has grown, or one has come free of what is stuck. The caller holds j.mu.
+func (r *runner) fill() {
+	for _, p := range r.j.pools {
+		for p.used < p.size && len(p.queue) > 0 {
+			c := p.pop()
+			p.used++
+			r.begin(c)
+			r.wg.Go(func() { r.work(c) })
+		}
+	}
+}
+
+// begin marks the beginning of a run. The caller holds j.mu.
 func (r *runner) begin(c *claim) {
-	j := r.j
-	c.pool.used++
 	c.began = time.Now()
-	j.m.running.WithLabelValues(c.pool.name).Inc()
-	r.wg.Go(func() {
+	c.ctx, c.cancel = context.WithCancelCause(claimContext{r.base, c})
+	if c.cause != nil {
+		c.cancel(c.cause)
+	}
+	if j := r.j; j.heeded() {
+		j.tell(Event{What: whatBegun, ID: c.id, Job: c.name, Source: c.source, Attempt: c.attempts})
+	}
+}
+
+// claimContext carries the claim to its function.
+type claimContext struct {
+	context.Context
+	c *claim
+}
+
+func (c claimContext) Value(key any) any {
+	if key == (claimKey{}) {
+		return c.c
+	}
+	return c.Context.Value(key)
+}
+
+// work is one slot: it runs c, and then what waits for a slot.
+func (r *runner) work(c *claim) {
+	j := r.j
+	normal := false
+	defer func() {
+		if !normal { // the function ended its goroutine, as t.FailNow does
+			if next := r.after(c, time.Since(c.began)); next != nil {
+				r.wg.Go(func() { r.work(next) })
+			}
+			r.finish(c, errGoexit, time.Since(c.began))
+		}
+	}()
+	for c != nil {
+		c.pool.running.Inc()
 		var err error
-		if context.Cause(c.ctx) != errLost {
+		if err = context.Cause(c.ctx); err == nil {
 			limited, end := context.WithTimeout(c.ctx, c.timeout())
 			err = j.work(limited, c)
 			end()
 		}
 		took := time.Since(c.began)
-		j.m.running.WithLabelValues(c.pool.name).Dec()
-		j.mu.Lock()
-		p := c.pool
-		p.used--
-		p.average = (7*p.average + took) / 8
-		if len(p.queue) > 0 { // the slot is free before the end is written: that may take a commit
-			next := p.queue[0]
-			p.queue[0] = nil
-			p.queue = p.queue[1:]
-			r.begin(next)
-		}
-		j.mu.Unlock()
-		j.finish(c, err, took)
-		r.leave(c)
-	})
+		next := r.after(c, took) // the slot is free before the end is written: that may take a commit
+		r.finish(c, err, took)
+		c = next
+	}
+	normal = true
 }
 
-// leave forgets a claim.
-func (r *runner) leave(c *claim) {
+// after gives the slot of c to the next that waits for it.
+func (r *runner) after(c *claim, took time.Duration) (next *claim) {
+	p := c.pool
+	r.j.mu.Lock()
+	defer r.j.mu.Unlock()
+	if c.stuck {
+		return nil // its slot was given away
+	}
+	p.running.Dec()
+	p.average = (7*p.average + took) / 8
+	if len(p.queue) == 0 || p.used > p.size {
+		p.used--
+		return nil
+	}
+	next = p.pop()
+	r.begin(next)
+	return next
+}
+
+// pop takes the first that waits for a slot.
+func (p *pool) pop() (c *claim) {
+	c, p.queue[0] = p.queue[0], nil
+	p.queue = p.queue[1:]
+	return c
+}
+
+// leave forgets claims.
+func (r *runner) leave(claims ...*claim) {
 	j := r.j
-	c.cancel(nil)
 	j.mu.Lock()
-	c.pool.held--
-	delete(j.running, c)
-	j.clear(c)
+	for _, c := range claims {
+		c.end(nil)
+		if !c.stuck {
+			c.pool.held--
+		}
+		if c.kind != nil && c.kind.limit != nil && c.kind.limit.most > 0 {
+			c.kind.limit.ready = time.Time{}
+		}
+		delete(j.running, c)
+		j.clear(c)
+	}
 	j.mu.Unlock()
 	j.wake()
+}
+
+// end cuts the run off. The caller holds Jobs.mu.
+func (c *claim) end(cause error) {
+	if c.cause == nil {
+		c.cause = cause
+	}
+	if c.cancel != nil {
+		c.cancel(cause)
+	}
 }
 
 // lose ends a run whose lease is another's. The caller holds j.mu.
 func (j *Jobs) lose(c *claim) {
 	c.lost = true
-	c.cancel(errLost)
+	c.end(errLost)
 	j.clear(c)
 }
 
-// clear lets the next suspect run. The caller holds j.mu.
+// clear lets the next suspects run. The caller holds j.mu.
 func (j *Jobs) clear(c *claim) {
-	if j.suspect == c {
-		j.suspect = nil
+	if !c.suspect {
+		return
 	}
+	c.suspect = false
+	j.suspects--
 }
 
 // giveBack returns the claims that wait for a slot, because the process stops.
@@ -314,17 +422,17 @@ func (r *runner) giveBack() {
 	}
 	j.mu.Unlock()
 	for _, c := range back {
-		c.cancel(errStop)
-		r.wg.Go(func() {
-			j.finish(c, errStop, 0)
-			r.leave(c)
-		})
+		j.mu.Lock()
+		c.end(errStop)
+		j.mu.Unlock()
+		r.finish(c, errStop, 0)
 	}
 }
 
 var (
 	errStranger = errors.New("a kind that is not registered here")
 	errUnread   = errors.New("unreadable")
+	errGoexit   = errors.New("the function ended its goroutine")
 )
 
 // work runs the function of c and turns a panic into an error.
@@ -334,11 +442,11 @@ func (j *Jobs) work(ctx context.Context, c *claim) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", p, levee.Shorten(string(debug.Stack()), 4<<10))
 		}
 	}()
-	if c.period != nil {
-		return c.period.fn(ctx)
-	}
 	if c.kind == nil {
 		return errStranger
+	}
+	if j.followed(c.source) {
+		ctx = j.follows.Enter(ctx, c.id)
 	}
 	run, err := c.kind.decode(c.args)
 	if err != nil {
@@ -347,103 +455,46 @@ func (j *Jobs) work(ctx context.Context, c *claim) (err error) {
 	return run(ctx)
 }
 
-// finish writes down how a run ended.
-func (j *Jobs) finish(c *claim, err error, took time.Duration) {
-	cause := context.Cause(c.ctx) // why it was cut off, if it was; its timeout does not show here
-	ctx := context.WithoutCancel(c.ctx)
-	end := ending{err: err}
-	var again snooze
-	var gone discard
-	switch {
-	case c.done.Load():
-		end.outcome = outcomeDone
-		if err != nil {
-			j.log.WarnContext(ctx, "a job failed after it had completed itself", "job", c.name, "id", c.id, "err", err)
-		}
-	case cause == errLost:
-		end.outcome = outcomeLost
-	case err == nil:
-		end.outcome = outcomeDone
-	case cause == errStop:
-		end.outcome = outcomeInterrupted
-	case errors.Is(err, errStranger):
-		end.outcome, end.pause = outcomeSnoozed, strangers
-	case c.period != nil:
-		end.outcome, end.pause = outcomeRetry, max(c.period.o.Backoff(c.attempts), 0)
-	case errors.As(err, &again):
-		end.outcome, end.pause = outcomeSnoozed, again.after
-	case errors.As(err, &gone), errors.Is(err, errUnread), c.attempts >= c.kind.o.MaxAttempts:
-		end.outcome = outcomeDead
-	default:
-		end.outcome, end.pause = outcomeRetry, min(max(c.kind.o.Backoff(c.attempts), 0), maxWait)
+// giveUp takes the slot from a run that does not return long after its timeout: its goroutine cannot be ended, but others may go on. Once a
+// minute at most the log gets to know what all goroutines do. The caller holds j.mu.
+func (j *Jobs) giveUp(ctx context.Context, c *claim, now time.Time) {
+	c.stuck = true
+	j.clear(c)
+	c.pool.used--
+	c.pool.held--
+	c.pool.running.Dec()
+	j.m.stuck.Inc()
+	log := j.log.With("job", c.name, "id", c.id, "began", c.began)
+	if now.Sub(j.dumped) > time.Minute {
+		j.dumped = now
+		stacks := make([]byte, dumpMax)
+		log = log.With("goroutines", string(stacks[:runtime.Stack(stacks, true)]))
 	}
-	if end.outcome != outcomeLost && !c.done.Load() {
-		if werr := j.write(ctx, c, end); errors.Is(werr, errLost) {
-			end.outcome = outcomeLost
-		} else if werr != nil {
-			j.log.ErrorContext(ctx, "the end of a job could not be written; it runs again after its lease", "job", c.name, "id", c.id,
-				"outcome", end.outcome, "err", werr)
-			end.outcome = outcomeLost
-		}
-	}
-	j.report(ctx, c, end, took)
+	log.ErrorContext(ctx, "a job does not return long after its timeout; its slot is given to others and its lease is no longer extended")
+	j.tell(Event{What: whatStuck, ID: c.id, Job: c.name, Source: c.source, Attempt: c.attempts, Took: now.Sub(c.began)})
+	j.wake()
 }
 
-// write tries until the lease is over: to run a job again that has succeeded is worse than to wait for the database.
-func (j *Jobs) write(ctx context.Context, c *claim, end ending) error {
-	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		err := j.end(ctx, c, end)
-		if err == nil || errors.Is(err, errLost) {
-			return err
-		}
-		j.mu.Lock()
-		left := time.Until(c.until)
-		j.mu.Unlock()
-		if left < pause {
-			return err
-		}
-		t := time.NewTimer(pause)
-		<-t.C
-	}
-}
-
-func (j *Jobs) report(ctx context.Context, c *claim, end ending, took time.Duration) {
-	m := j.m.kind(c.name)
-	m.finished(end.outcome).Inc()
-	m.seconds.Observe(took.Seconds())
-	log := j.log.With("job", c.name, "id", c.id, "attempt", c.attempts, "took", took)
-	switch end.outcome {
-	case outcomeDone:
-		log.DebugContext(ctx, "a job is done")
-	case outcomeSnoozed, outcomeInterrupted:
-		log.InfoContext(ctx, "a job was put off", "why", end.outcome, "pause", end.pause, "err", end.err)
-	case outcomeRetry:
-		log.WarnContext(ctx, "a job failed and is tried again", "pause", end.pause, "err", end.err)
-	case outcomeLost:
-		log.WarnContext(ctx, "a job was taken over while it ran; what it did in DoneTx's transaction is not kept", "err", end.err)
-	case outcomeDead:
-		log.ErrorContext(ctx, "a job is dead", "err", end.err)
-	}
-}
+const dumpMax = 256 << 10 // bytes of the goroutines' stacks in the log
 
 // beat extends the leases that need it, ends the runs whose lease is over, and returns how long to sleep, at most wait.
 func (r *runner) beat(ctx context.Context, wait time.Duration) time.Duration {
 	j := r.j
+	j.seam.sleep()
+	wait = min(wait, time.Until(r.sayAlive(ctx)))
 	now := time.Now()
 	var due []*claim
 	j.mu.Lock()
 	for c := range j.running {
+		if !c.stuck && !c.began.IsZero() && now.Sub(c.began) > c.timeout()+c.lease {
+			j.giveUp(ctx, c, now)
+		}
 		switch {
 		case c.lost:
 			continue
 		case !c.until.After(now):
 			j.lose(c)
 			continue
-		case !c.stuck && !c.began.IsZero() && now.Sub(c.began) > c.timeout()+c.lease:
-			c.stuck = true
-			j.clear(c)
-			j.log.ErrorContext(ctx, "a job does not return long after its timeout; its lease is no longer extended", "job", c.name,
-				"id", c.id, "began", c.began)
 		}
 		if !c.stuck && !c.beat.After(now) {
 			due = append(due, c)
@@ -463,7 +514,11 @@ func (r *runner) beat(ctx context.Context, wait time.Duration) time.Duration {
 			case lost[c]:
 				j.lose(c)
 			default:
-				c.until, c.beat, c.extended = now.Add(c.lease), now.Add(c.lease/3), true
+				c.until, c.beat = now.Add(c.lease), now.Add(c.lease/3)
+				j.clear(c)            // it has run for a while, and nobody has died of it
+				if c.progress != "" { // told while the one before was written
+					c.beat = sooner(c.beat, c.told.Add(progressEvery))
+				}
 			}
 		}
 		j.mu.Unlock()

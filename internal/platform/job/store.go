@@ -1,119 +1,250 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
-	"levee"
 	"levee/internal/platform/db"
 )
 
-func claimSQL(d db.Dialect) string {
-	return strings.TrimSpace(`SELECT id, kind, args, attempts, crashes, fence, due_at FROM job_task ` +
-		`WHERE pool = ? AND due_at >= 0 AND due_at <= ? ORDER BY due_at, id LIMIT ? ` + d.ForUpdate() + ` ` + d.SkipLocked())
+// The statements of a claim. With one writer a claim reads what is due and takes it. Where many write at once, a locking read over a
+// range would lock its gaps, too: claims would wait for enqueuing transactions and undo each other. So there it reads ids without
+// any lock, and then locks those rows alone, by primary key (the hint keeps the server from reading a small table as a whole),
+// passing over what another node is taking. No statement of this package locks a range.
+const (
+	selectDue   = `SELECT id, kind, args, attempts, crashes, fence, due_at, COALESCE(source, ''), COALESCE(failures, '') FROM job_task WHERE pool = ? AND due_at >= 0 AND due_at <= ?`
+	selectIDs   = `SELECT id FROM job_task WHERE pool = ? AND due_at >= 0 AND due_at <= ?`
+	innocent    = ` AND crashes = 0`
+	oldest      = ` ORDER BY due_at, id LIMIT ?`
+	lockDue     = `SELECT id, kind, args, attempts, crashes, fence, due_at, COALESCE(source, ''), COALESCE(failures, '') FROM job_task FORCE INDEX (PRIMARY) WHERE due_at <= ? AND id IN `
+	lockDueEnd  = ` FOR UPDATE SKIP LOCKED`
+	deleteOne   = `DELETE FROM job_task WHERE fence = ? AND lease_until IS NOT NULL AND id IN `
+	deleteCrowd = `DELETE job_task FROM job_task FORCE INDEX (PRIMARY) WHERE fence = ? AND lease_until IS NOT NULL AND id IN `
+	forgetOne   = `DELETE FROM job_done WHERE keep_until < ? AND id IN `
+	forgetCrowd = `DELETE job_done FROM job_done FORCE INDEX (PRIMARY) WHERE keep_until < ? AND id IN `
+	moveOne     = `UPDATE job_task SET pool = ? WHERE id IN `
+	moveCrowd   = `UPDATE job_task FORCE INDEX (PRIMARY) SET pool = ? WHERE id IN `
+	takeOne     = `UPDATE job_task SET due_at = NULL, lease_until = ?, runner = ?, fence = fence + 1, attempts = attempts + 1 WHERE id IN `
+	takeCrowd   = `UPDATE job_task FORCE INDEX (PRIMARY) SET due_at = NULL, lease_until = ?, runner = ?, fence = fence + 1, attempts = attempts + 1 WHERE id IN `
+)
+
+// texts are the statements that differ between engines.
+type texts struct{ take, deleteMany, forget, move string }
+
+func textsOf(crowd bool) texts {
+	if crowd {
+		return texts{takeCrowd, deleteCrowd, forgetCrowd, moveCrowd}
+	}
+	return texts{takeOne, deleteOne, forgetOne, moveOne}
 }
 
-// prepare brings the tables and this program together: rows for new periods, and pools whose kinds have moved elsewhere but
-// whose jobs still wait.
-func (j *Jobs) prepare(ctx context.Context, periods bool) error {
-	for last := ""; ; {
-		var name string
-		err := j.db.QueryRow(ctx, `SELECT pool FROM job_task WHERE pool > ? ORDER BY pool LIMIT 1`, last).Scan(&name)
-		if errors.Is(err, db.ErrNoRows) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		j.mu.Lock()
-		j.addPool(name)
-		j.mu.Unlock()
-		last = name
+// prepare brings the tables and this program together: rows for limits, and the lanes in which jobs wait.
+func (j *Jobs) prepare(ctx context.Context) error {
+	if err := j.discover(ctx); err != nil {
+		return err
 	}
-	if !periods {
-		return nil
-	}
-	return j.preparePeriods(ctx)
+	return j.prepareLimits(ctx)
 }
 
-// nextDue returns how long it is until the first waiting job of a pool is due; zero or less means now.
-func (j *Jobs) nextDue(ctx context.Context, pool string) (in time.Duration, ok bool, err error) {
+// nextDue returns how long it is until the first waiting job of a lane is due; zero or less means now.
+func (j *Jobs) nextDue(ctx context.Context, lane string) (in time.Duration, ok bool, err error) {
 	var at int64
-	err = j.db.QueryRow(ctx, `SELECT due_at FROM job_task WHERE pool = ? AND due_at >= 0 ORDER BY due_at LIMIT 1`, pool).Scan(&at)
+	err = j.db.QueryRow(ctx, `SELECT due_at FROM job_task WHERE pool = ? AND due_at >= 0 ORDER BY due_at LIMIT 1`, lane).Scan(&at)
 	if errors.Is(err, db.ErrNoRows) {
 		return 0, false, nil
 	}
 	return time.UnixMicro(at).Sub(j.clock()), err == nil, err
 }
 
-// claim takes due jobs for the free slots of the pools, and the firings that nobody else has taken, in one transaction.
-func (j *Jobs) claim(ctx context.Context, rooms []room, fire []*firing) (claims []*claim, err error) {
+// claim takes due jobs of the lanes for the free slots of their pools, in one transaction.
+// missed tells that others were faster with some of what was due.
+func (j *Jobs) claim(ctx context.Context, wants []want) (claims []*claim, missed bool, deals []dealt, err error) {
 	began, now := time.Now(), j.clock()
 	j.mu.Lock()
-	wasSuspect := j.suspect
+	few := group{closed: j.suspects > 0}
 	j.mu.Unlock()
-	suspect := wasSuspect
-	err = j.db.Tx(ctx, "job.claim", func(ctx context.Context, tx *db.Tx) error {
-		claims = claims[:0]
-		suspect = wasSuspect
-		for _, f := range fire {
-			c, err := j.fireTx(ctx, tx, f, now)
-			if err != nil {
-				return err
+	ids := make([][]int64, len(wants))
+	if j.crowd {
+		for i, w := range wants {
+			b := j.budget(w)
+			if *b <= 0 {
+				continue
 			}
-			if c != nil {
-				claims = append(claims, c)
+			if ids[i], err = j.choose(ctx, w.lane, *b, few, now); err != nil {
+				return nil, false, nil, err
 			}
+			*b -= len(ids[i])
 		}
-		for _, r := range rooms {
-			cs, err := j.claimPoolTx(ctx, tx, r, now, &suspect)
+	}
+	var moved []string
+	var runner int64
+	err = j.db.Tx(ctx, "job.claim", func(ctx context.Context, tx *db.Tx) error {
+		claims, missed, moved, deals = claims[:0], false, nil, nil
+		few, runner = group{closed: few.closed}, 0
+		taken := map[*int]int{} // of budgets
+		for i, w := range wants {
+			w.lane.raced = false
+			b := j.budget(w)
+			most, ids := *b-taken[b], ids[i]
+			if j.crowd {
+				most = len(ids)
+			}
+			var deal *dealt
+			if l := j.limiterOf(w.lane); l != nil && most > 0 {
+				may, d, err := j.limitTx(ctx, tx, l, now)
+				if err != nil {
+					return err
+				}
+				most = min(most, may)
+				deals = append(deals, d)
+				deal = &deals[len(deals)-1]
+			}
+			if most <= 0 {
+				continue
+			}
+			ids = ids[:min(most, len(ids))]
+			cs, read, err := j.claimLaneTx(ctx, tx, w, most, ids, now, &few, &moved, &runner)
 			if err != nil {
 				return err
 			}
+			if deal != nil {
+				if err := j.countTx(ctx, tx, deal, len(cs), now); err != nil {
+					return err
+				}
+			}
+			taken[b] += len(cs)
+			w.lane.raced = read < len(ids)
+			missed = missed || w.lane.raced
 			claims = append(claims, cs...)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, nil, err
 	}
-	if suspect != wasSuspect {
+	if runner != 0 && j.here.id == 0 {
+		j.present(runner, began)
+	}
+	if len(moved) > 0 {
 		j.mu.Lock()
-		j.suspect = suspect
+		for _, key := range moved {
+			j.addLane(key)
+		}
 		j.mu.Unlock()
+		missed = true
 	}
 	for _, c := range claims {
+		if c.crashes > 0 {
+			j.mu.Lock()
+			c.suspect = true
+			j.suspects++
+			j.mu.Unlock()
+		}
 		left := c.until.Sub(now)
 		c.until = began.Add(left) // from here on by the monotonic clock
 		c.beat = began.Add(left / 3)
-		j.m.late.WithLabelValues(c.pool.name).Observe(max(now.Sub(c.dueAt).Seconds(), 0))
+		c.pool.late.Observe(max(now.Sub(c.dueAt).Seconds(), 0))
 	}
-	return claims, nil
+	return claims, missed, deals, nil
 }
 
-// claimPoolTx takes due jobs of one pool. Of those that were interrupted by a crash it takes one at a time: should it be the
-// one that takes processes down, the others are not interrupted with it again and again until they count as dead.
-func (j *Jobs) claimPoolTx(ctx context.Context, tx *db.Tx, r room, now time.Time, suspect **claim) ([]*claim, error) {
-	rows, err := tx.Query(ctx, j.sqlClaim, r.pool.name, now.UnixMicro(), r.free)
+// choose picks what to try to lock: the oldest, or, when the last time others were faster, any of the next few times as many, so that
+// nodes do not go for the same rows again and again.
+func (j *Jobs) choose(ctx context.Context, l *lane, free int, few group, now time.Time) ([]int64, error) {
+	most := free
+	if l.raced {
+		most = min(8*free+32, 2048)
+	}
+	ids, err := idsOf(j.db.Query(ctx, few.query(selectIDs), l.key, now.UnixMicro(), most))
+	if err != nil || len(ids) <= free {
+		return ids, err
+	}
+	from := rand.IntN(len(ids) - free + 1)
+	return ids[from : from+free], nil
+}
+
+func idsOf(rows *db.Rows, err error) (ids []int64, _ error) {
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var claims []*claim
-	until := now.Add(j.cfg.Lease)
 	for rows.Next() {
-		c := &claim{pool: r.pool, lease: j.cfg.Lease, until: until}
-		var due int64
-		if err := rows.Scan(&c.id, &c.name, &c.args, &c.attempts, &c.crashes, &c.fence, &due); err != nil {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
 			return nil, err
 		}
-		if c.crashes > 0 && *suspect != nil {
-			continue // the end of the other comes with a wake-up
+		ids = append(ids, id)
+	}
+	return ids, errors.Join(rows.Err(), rows.Close())
+}
+
+// group is what may run at once of jobs under which processes have died: one of them may have been the cause. They are of one number of crashes,
+// and the more crashes, the fewer: so one that takes processes down soon does so alone, and what ran beside it is not interrupted with it again
+// and again until it counts as dead.
+type group struct {
+	closed     bool // some run already
+	crashes, n int
+}
+
+// query completes a statement that looks for due jobs.
+func (g group) query(text string) string {
+	if g.closed {
+		text += innocent
+	}
+	return text + oldest
+}
+
+func (g *group) takes(crashes int) bool {
+	size := 1
+	switch crashes {
+	case 1:
+		size = 256
+	case 2:
+		size = 16
+	}
+	if g.closed || g.n > 0 && crashes != g.crashes || g.n == size {
+		return false
+	}
+	g.crashes, g.n = crashes, g.n+1
+	return true
+}
+
+// claimLaneTx takes due jobs of one lane, of the given ids where many write at once, and tells how many it could read.
+func (j *Jobs) claimLaneTx(ctx context.Context, tx *db.Tx, w want, most int, ids []int64, now time.Time, few *group, moved *[]string, runner *int64) (claims []*claim, read int, err error) {
+	query, args := few.query(selectDue), []any{w.lane.key, now.UnixMicro(), most}
+	if j.crowd {
+		var in string
+		in, args = listIDs(ids, now.UnixMicro())
+		query = lockDue + in + lockDueEnd
+	}
+	rows, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer rows.Close()
+	until := now.Add(j.cfg.Lease)
+	aside := map[string][]int64{}
+	for rows.Next() {
+		c := &claim{pool: w.lane.pool, lease: j.cfg.Lease, until: until, stamp: until.UnixMicro()}
+		var due int64
+		if err := rows.Scan(&c.id, &c.name, &c.args, &c.attempts, &c.crashes, &c.fence, &due, &c.source, &c.failures); err != nil {
+			return nil, 0, err
 		}
-		if c.crashes > 0 {
-			*suspect = c
+		read++
+		j.mu.Lock()
+		lane := j.belongs(w.lane, c.name)
+		j.mu.Unlock()
+		if lane != w.lane.key {
+			aside[lane] = append(aside[lane], c.id)
+			continue
+		}
+		if c.crashes > 0 && !few.takes(c.crashes) {
+			continue // the end of the others comes with a wake-up
 		}
 		c.attempts++
 		c.fence++
@@ -121,26 +252,44 @@ func (j *Jobs) claimPoolTx(ctx context.Context, tx *db.Tx, r room, now time.Time
 		c.dueAt = time.UnixMicro(due)
 		claims = append(claims, c)
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil || len(claims) == 0 {
-		return nil, err
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return nil, read, err
 	}
-	in, args := list(claims, until.UnixMicro())
-	_, err = tx.Exec(ctx, `UPDATE job_task SET due_at = NULL, lease_until = ?, fence = fence + 1, attempts = attempts + 1 `+
-		`WHERE id IN `+in, args...)
-	return claims, err
+	for lane, ids := range aside {
+		slices.Sort(ids)
+		in, args := listIDs(ids, lane)
+		if _, err := tx.Exec(ctx, j.sql.move+in, args...); err != nil {
+			return nil, read, err
+		}
+		*moved = append(*moved, lane)
+	}
+	if len(claims) == 0 {
+		return nil, read, nil
+	}
+	slices.SortStableFunc(claims, func(a, b *claim) int { return a.dueAt.Compare(b.dueAt) })
+	if *runner == 0 {
+		if *runner, err = j.appearTx(ctx, tx); err != nil {
+			return nil, read, err
+		}
+	}
+	taken := make([]int64, len(claims))
+	for i, c := range claims {
+		taken[i] = c.id
+	}
+	in, args := listIDs(taken, until.UnixMicro(), *runner)
+	_, err = tx.Exec(ctx, j.sql.take+in, args...)
+	return claims, read, err
 }
 
-// list writes the claims' ids as "(?, ?)" filled up with repetitions to a power of two, so that few different statements are
-// prepared. first is put before them.
-func list(claims []*claim, first any) (string, []any) {
+// listIDs writes ids as "(?, ?)" filled up with repetitions to a power of two, so that few different statements are prepared. first are put before them.
+func listIDs(ids []int64, first ...any) (string, []any) {
 	n := 1
-	for n < len(claims) {
+	for n < len(ids) {
 		n *= 2
 	}
-	args := make([]any, 1, n+1)
-	args[0] = first
+	args := append(make([]any, 0, len(first)+n), first...)
 	for i := range n {
-		args = append(args, claims[min(i, len(claims)-1)].id)
+		args = append(args, ids[min(i, len(ids)-1)])
 	}
 	return "(?" + strings.Repeat(", ?", n-1) + ")", args
 }
@@ -159,68 +308,29 @@ func held(res db.Result, err error) error {
 	return nil
 }
 
-func deleteTx(ctx context.Context, tx *db.Tx, c *claim) error {
-	return held(tx.Exec(ctx, `DELETE FROM job_task WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, c.id, c.fence))
-}
-
-// ending is how a run ended.
-type ending struct {
-	outcome string
-	pause   time.Duration
-	err     error
-}
-
-// end writes an ending; errLost when the lease is no longer c's.
-func (j *Jobs) end(ctx context.Context, c *claim, e ending) error {
-	if c.period != nil {
-		return j.endPeriod(ctx, c, e)
-	}
-	return j.db.Tx(ctx, "job.end", func(ctx context.Context, tx *db.Tx) error {
-		due := j.clock().Add(e.pause).UnixMicro()
-		switch e.outcome {
-		case outcomeDone:
-			return deleteTx(ctx, tx, c)
-		case outcomeDead:
-			return j.buryTx(ctx, tx, c.id, c.fence, e.err.Error())
-		case outcomeRetry:
-			return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, crashes = 0, error = ? `+
-				`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, levee.Shorten(e.err.Error(), errorMax), c.id, c.fence))
-		case outcomeSnoozed:
-			return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, attempts = attempts - 1, crashes = 0 `+
-				`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, c.id, c.fence))
-		default: // interrupted: as if it had not been
-			return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, attempts = attempts - 1 `+
-				`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, c.id, c.fence))
-		}
-	})
-}
-
-// buryTx moves a running job to job_dead.
-func (j *Jobs) buryTx(ctx context.Context, tx *db.Tx, id, fence int64, text string) error {
-	if _, err := tx.Exec(ctx, `INSERT INTO job_dead (id, kind, pool, args, unique_key, attempts, error, dead_at) `+
-		`SELECT id, kind, pool, args, unique_key, attempts, ?, ? FROM job_task WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`,
-		levee.Shorten(text, errorMax), j.clock().UnixMicro(), id, fence); err != nil {
-		return err
-	}
-	return held(tx.Exec(ctx, `DELETE FROM job_task WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, id, fence))
-}
-
-// extend gives the claims another lease; lost are those that are no longer ours.
+// extend gives the claims another lease, and writes where they run and how far they are; lost are those that are no longer ours.
 func (j *Jobs) extend(ctx context.Context, claims []*claim) (lost map[*claim]bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.cfg.Lease/3)
 	defer cancel()
 	now := j.clock()
+	slices.SortFunc(claims, func(a, b *claim) int { return cmp.Compare(a.id, b.id) }) // everybody locks in this order
+	told := make([]string, len(claims))
+	j.mu.Lock()
+	for i, c := range claims {
+		told[i] = c.progress
+	}
+	j.mu.Unlock()
 	err = j.db.Tx(ctx, "job.extend", func(ctx context.Context, tx *db.Tx) error {
 		lost = map[*claim]bool{}
-		for _, c := range claims {
-			until := now.Add(c.lease).UnixMicro()
+		for i, c := range claims {
+			until := max(now.Add(c.lease).UnixMicro(), c.stamp+1) // it has to change: that is what others watch
 			var err error
-			if c.period != nil {
-				err = held(tx.Exec(ctx, `UPDATE job_period SET lease_until = ? WHERE name = ? AND fence = ? AND lease_until > 0`,
-					until, c.name, c.fence))
+			if told[i] != "" {
+				err = held(tx.Exec(ctx, `UPDATE job_task SET lease_until = ?, node = ?, progress = ? WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`,
+					until, j.cfg.Node, told[i], c.id, c.fence))
 			} else {
-				err = held(tx.Exec(ctx, `UPDATE job_task SET lease_until = ? WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`,
-					until, c.id, c.fence))
+				err = held(tx.Exec(ctx, `UPDATE job_task SET lease_until = ?, node = ? WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`,
+					until, j.cfg.Node, c.id, c.fence))
 			}
 			if errors.Is(err, errLost) {
 				lost[c] = true
@@ -230,80 +340,19 @@ func (j *Jobs) extend(ctx context.Context, claims []*claim) (lost map[*claim]boo
 		}
 		return nil
 	})
-	return lost, err
-}
-
-// rescue takes back jobs whose lease has run out: their process died or was paused. It costs no attempt, but a job that does it
-// to maxCrashes processes in a row is dead.
-func (j *Jobs) rescue(ctx context.Context) error {
-	now := j.clock().UnixMicro()
-	type expired struct {
-		id, fence int64
-		kind      string
-		crashes   int
-	}
-	var found []expired
-	rows, err := j.db.Query(ctx, `SELECT id, fence, kind, crashes FROM job_task WHERE lease_until >= 0 AND lease_until <= ? `+
-		`ORDER BY lease_until LIMIT ?`, now, rescueMax)
 	if err != nil {
-		return err
+		return lost, err
 	}
-	defer rows.Close()
-	mine := j.alive()
-	for rows.Next() {
-		var e expired
-		if err := rows.Scan(&e.id, &e.fence, &e.kind, &e.crashes); err != nil {
-			return err
-		}
-		if mine[e.id] != e.fence || e.fence == 0 { // ours is alive, however the wall clock has jumped
-			found = append(found, e)
-		}
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil || len(found) == 0 {
-		return err
-	}
-	return j.db.Tx(ctx, "job.rescue", func(ctx context.Context, tx *db.Tx) error {
-		for _, e := range found {
-			err := held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, fence = fence + 1, attempts = attempts - 1, `+
-				`crashes = crashes + 1 WHERE id = ? AND fence = ? AND lease_until <= ?`, now, e.id, e.fence, now))
-			if errors.Is(err, errLost) {
-				continue // it was extended or taken meanwhile
-			}
-			if err != nil {
-				return err
-			}
-			tx.AfterCommit(j.m.rescued.Inc)
-			if e.crashes+1 < maxCrashes {
-				tx.AfterCommit(func() {
-					j.log.WarnContext(ctx, "the lease of a job ran out; it runs again", "job", e.kind, "id", e.id, "crashes", e.crashes+1)
-				})
-				continue
-			}
-			if err := held(tx.Exec(ctx, `UPDATE job_task SET due_at = NULL, lease_until = 0 WHERE id = ? AND fence = ?`,
-				e.id, e.fence+1)); err != nil {
-				return err
-			}
-			if err := j.buryTx(ctx, tx, e.id, e.fence+1,
-				"its lease ran out again and again while it ran: does it take the process down?"); err != nil {
-				return err
-			}
-			tx.AfterCommit(func() {
-				j.log.ErrorContext(ctx, "a job is dead: its lease ran out again and again", "job", e.kind, "id", e.id, "crashes", e.crashes+1)
-			})
-		}
-		return nil
-	})
-}
-
-// alive returns the jobs that run here under a lease that is kept, with their fences.
-func (j *Jobs) alive() map[int64]int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	ids := make(map[int64]int64, len(j.running))
-	for c := range j.running {
-		if !c.lost && !c.stuck {
-			ids[c.id] = c.fence
+	for i, c := range claims {
+		c.stamp = max(now.Add(c.lease).UnixMicro(), c.stamp+1)
+		if told[i] != "" {
+			c.told = time.Now()
+			if c.progress == told[i] {
+				c.progress = ""
+			}
 		}
 	}
-	return ids
+	return lost, nil
 }

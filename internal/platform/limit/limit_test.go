@@ -19,12 +19,23 @@ import (
 	"levee/internal/platform/obs"
 )
 
-// open opens limits with the given rate for Write, on a clock that the test steps.
-func open(t testing.TB, rate string, keys int) (*Limits, *obs.StepClock) {
+// opener opens limits with the given rate for Write, on a clock that the test steps. tick is the least time that the driver knows.
+type opener struct {
+	tick time.Duration
+	open func(t testing.TB, rate string) (*Limits, *obs.StepClock)
+}
+
+// drivers runs a test on each driver.
+func drivers(t *testing.T, test func(t *testing.T, d opener)) {
+	t.Run("memory", func(t *testing.T) { test(t, opener{1, open}) })
+	t.Run("redis", func(t *testing.T) { test(t, opener{time.Microsecond, openRemote}) })
+}
+
+func open(t testing.TB, rate string) (*Limits, *obs.StepClock) {
 	t.Helper()
 	o, clock := obs.Test(t), &obs.StepClock{}
 	o.Clock = clock.Now
-	l, err := Open(Config{Rates: map[string]string{"write": rate}, Keys: keys}, o)
+	l, err := Open(Config{Rates: map[string]string{"write": rate}}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,49 +72,51 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestDecision(t *testing.T) {
-	ctx := context.Background()
-	t.Run("exact", func(t *testing.T) {
-		l, clock := open(t, "2/m", 0)
-		want := []Decision{
-			{OK: true, Limit: 2, Remaining: 1, Reset: time.Minute},
-			{OK: true, Limit: 2, Remaining: 0, Reset: time.Minute},
-			{OK: false, Limit: 2, Reset: 50 * time.Second, RetryAfter: 40 * time.Second},
-			{OK: true, Limit: 2, Remaining: 0, Reset: time.Minute}, // the first charge has left, the second has not
-		}
-		var got []Decision
-		for _, wait := range []time.Duration{10 * time.Second, 10 * time.Second, 40 * time.Second, 0} {
-			got = append(got, l.Allow(ctx, Write, "k"))
-			clock.Step(wait)
-		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Error(d)
-		}
-	})
-	t.Run("bucket", func(t *testing.T) {
-		l, clock := open(t, "10/s burst 2", 0)
-		want := []Decision{
-			{OK: true, Limit: 2, Remaining: 1, Reset: 100 * time.Millisecond},
-			{OK: true, Limit: 2, Remaining: 0, Reset: 200 * time.Millisecond},
-			{OK: false, Limit: 2, Reset: 200 * time.Millisecond, RetryAfter: 100 * time.Millisecond},
-			{OK: true, Limit: 2, Remaining: 0, Reset: 200 * time.Millisecond},
-		}
-		var got []Decision
-		for _, wait := range []time.Duration{0, 0, 100 * time.Millisecond, 0} {
-			got = append(got, l.Allow(ctx, Write, "k"))
-			clock.Step(wait)
-		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Error(d)
-		}
-	})
-	t.Run("off", func(t *testing.T) {
-		l, _ := open(t, "off", 0)
-		for _, n := range []Name{Write, None} {
-			if got := l.Allow(ctx, n, "k"); got != (Decision{OK: true}) {
-				t.Errorf("%v: %+v", n, got)
+	drivers(t, func(t *testing.T, d opener) {
+		ctx := context.Background()
+		t.Run("exact", func(t *testing.T) {
+			l, clock := d.open(t, "2/m")
+			want := []Decision{
+				{OK: true, Limit: 2, Remaining: 1, Reset: time.Minute},
+				{OK: true, Limit: 2, Remaining: 0, Reset: time.Minute},
+				{OK: false, Limit: 2, Reset: 50 * time.Second, RetryAfter: 40 * time.Second},
+				{OK: true, Limit: 2, Remaining: 0, Reset: time.Minute}, // the first charge has left, the second has not
 			}
-			l.Refund(ctx, n, "k")
-		}
+			var got []Decision
+			for _, wait := range []time.Duration{10 * time.Second, 10 * time.Second, 40 * time.Second, 0} {
+				got = append(got, l.Allow(ctx, Write, "k"))
+				clock.Step(wait)
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+		})
+		t.Run("bucket", func(t *testing.T) {
+			l, clock := d.open(t, "10/s burst 2")
+			want := []Decision{
+				{OK: true, Limit: 2, Remaining: 1, Reset: 100 * time.Millisecond},
+				{OK: true, Limit: 2, Remaining: 0, Reset: 200 * time.Millisecond},
+				{OK: false, Limit: 2, Reset: 200 * time.Millisecond, RetryAfter: 100 * time.Millisecond},
+				{OK: true, Limit: 2, Remaining: 0, Reset: 200 * time.Millisecond},
+			}
+			var got []Decision
+			for _, wait := range []time.Duration{0, 0, 100 * time.Millisecond, 0} {
+				got = append(got, l.Allow(ctx, Write, "k"))
+				clock.Step(wait)
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+		})
+		t.Run("off", func(t *testing.T) {
+			l, _ := d.open(t, "off")
+			for _, n := range []Name{Write, None} {
+				if got := l.Allow(ctx, n, "k"); got != (Decision{OK: true}) {
+					t.Errorf("%v: %+v", n, got)
+				}
+				l.Refund(ctx, n, "k")
+			}
+		})
 	})
 }
 
@@ -123,74 +136,80 @@ func TestDecisionErr(t *testing.T) {
 
 // Waiting for RetryAfter is enough, and anything less is not, whatever the rate.
 func TestRetryAfterIsTrue(t *testing.T) {
-	for _, rate := range []string{"1/s", "5/15m", "3/s burst 1", "7/m burst 3", "1000/s", "999/d"} {
-		t.Run(rate, func(t *testing.T) {
-			l, clock := open(t, rate, 0)
-			allowed(l, "k", l.Rate(Write).Most())
-			d := l.Allow(context.Background(), Write, "k")
-			if d.OK {
-				t.Fatal("more than the most were allowed")
-			}
-			clock.Step(d.RetryAfter - 1)
-			if l.Allow(context.Background(), Write, "k").OK {
-				t.Error("allowed a nanosecond early")
-			}
-			clock.Step(1)
-			if !l.Allow(context.Background(), Write, "k").OK {
-				t.Error("refused after RetryAfter")
-			}
-			d = l.Allow(context.Background(), Write, "k")
-			clock.Step(d.Reset)
-			if got, most := allowed(l, "k", 3000), l.Rate(Write).Most(); got != most {
-				t.Errorf("%d of %d allowed after Reset", got, most)
-			}
-		})
-	}
+	drivers(t, func(t *testing.T, d opener) {
+		for _, rate := range []string{"1/s", "5/15m", "3/s burst 1", "7/m burst 3", "1000/s", "999/d"} {
+			t.Run(rate, func(t *testing.T) {
+				l, clock := d.open(t, rate)
+				allowed(l, "k", l.Rate(Write).Most())
+				got := l.Allow(context.Background(), Write, "k")
+				if got.OK {
+					t.Fatal("more than the most were allowed")
+				}
+				clock.Step(got.RetryAfter - d.tick)
+				if l.Allow(context.Background(), Write, "k").OK {
+					t.Error("allowed a tick early")
+				}
+				clock.Step(d.tick)
+				if !l.Allow(context.Background(), Write, "k").OK {
+					t.Error("refused after RetryAfter")
+				}
+				got = l.Allow(context.Background(), Write, "k")
+				clock.Step(got.Reset)
+				if got, most := allowed(l, "k", 1200), l.Rate(Write).Most(); got != most {
+					t.Errorf("%d of %d allowed after Reset", got, most)
+				}
+			})
+		}
+	})
 }
 
 // A bucket whose Per does not divide evenly must round against the caller, not for him.
 func TestBucketRoundsUp(t *testing.T) {
-	l, clock := open(t, "7/s burst 1", 0)
-	allowed(l, "k", 1)
-	clock.Step(time.Second / 7) // rounded down
-	if l.Allow(context.Background(), Write, "k").OK {
-		t.Error("eight charges would fit into a second")
-	}
-	clock.Step(1)
-	if !l.Allow(context.Background(), Write, "k").OK {
-		t.Error("refused after a seventh of a second")
-	}
+	drivers(t, func(t *testing.T, d opener) {
+		l, clock := d.open(t, "7/s burst 1")
+		allowed(l, "k", 1)
+		clock.Step((time.Second / 7).Truncate(d.tick)) // rounded down
+		if l.Allow(context.Background(), Write, "k").OK {
+			t.Error("eight charges would fit into a second")
+		}
+		clock.Step(d.tick)
+		if !l.Allow(context.Background(), Write, "k").OK {
+			t.Error("refused after a seventh of a second")
+		}
+	})
 }
 
 // The case that read-edit-write throttles fail: many at once on one key.
 func TestExactUnderConcurrency(t *testing.T) {
-	for _, rate := range []string{"5/d", "100/h", "101/h", "10/d burst 20"} {
-		t.Run(rate, func(t *testing.T) {
-			l, _ := open(t, rate, 0)
-			const keys, callers, each = 3, 32, 60
-			var ok [keys]atomic.Int64
-			var start, wg sync.WaitGroup
-			start.Add(1)
-			for range callers {
-				wg.Go(func() {
-					start.Wait()
-					for i := range each * keys {
-						k := i % keys
-						if l.Allow(context.Background(), Write, fmt.Sprint("user-", k)).OK {
-							ok[k].Add(1)
+	drivers(t, func(t *testing.T, d opener) {
+		for _, rate := range []string{"5/d", "100/h", "101/h", "10/d burst 20"} {
+			t.Run(rate, func(t *testing.T) {
+				l, _ := d.open(t, rate)
+				const keys, callers, each = 3, 32, 60
+				var ok [keys]atomic.Int64
+				var start, wg sync.WaitGroup
+				start.Add(1)
+				for range callers {
+					wg.Go(func() {
+						start.Wait()
+						for i := range each * keys {
+							k := i % keys
+							if l.Allow(context.Background(), Write, fmt.Sprint("user-", k)).OK {
+								ok[k].Add(1)
+							}
 						}
-					}
-				})
-			}
-			start.Done()
-			wg.Wait()
-			for k := range ok {
-				if got, want := ok[k].Load(), int64(l.Rate(Write).Most()); got != want {
-					t.Errorf("key %d: %d of %d requests allowed, want %d", k, got, callers*each, want)
+					})
 				}
-			}
-		})
-	}
+				start.Done()
+				wg.Wait()
+				for k := range ok {
+					if got, want := ok[k].Load(), int64(l.Rate(Write).Most()); got != want {
+						t.Errorf("key %d: %d of %d requests allowed, want %d", k, got, callers*each, want)
+					}
+				}
+			})
+		}
+	})
 }
 
 // The same on the real clock's kind of readings, with time passing: in no window are there more than the rate says.
@@ -229,51 +248,62 @@ func TestExactWhileTimePasses(t *testing.T) {
 }
 
 func TestKeysAndNamesAreApart(t *testing.T) {
-	l, _ := open(t, "2/d", 0)
-	long := strings.Repeat("x", 1<<20)
-	for _, k := range []string{"", "a", "A", "a ", "á", "a\x00", "\xff", long, long + "y"} {
-		if got := allowed(l, k, 5); got != 2 {
-			t.Errorf("key %.10q: %d allowed", k, got)
+	drivers(t, func(t *testing.T, d opener) {
+		l, _ := d.open(t, "2/d")
+		long := strings.Repeat("x", 1<<20)
+		for _, k := range []string{"", "a", "A", "a ", "á", "a\x00", "\xff", long, long + "y"} {
+			if got := allowed(l, k, 5); got != 2 {
+				t.Errorf("key %.10q: %d allowed", k, got)
+			}
 		}
-	}
-	if !l.Allow(context.Background(), Poll, "a").OK {
-		t.Error("a charge on write counts on poll")
-	}
+		if !l.Allow(context.Background(), Poll, "a").OK {
+			t.Error("a charge on write counts on poll")
+		}
+	})
 }
 
 func TestRefund(t *testing.T) {
-	ctx := context.Background()
-	for _, rate := range []string{"3/d", "10/s burst 3"} {
-		t.Run(rate, func(t *testing.T) {
-			l, clock := open(t, rate, 0)
-			l.Refund(ctx, Write, "k") // nothing to give back must not become credit
-			if got := allowed(l, "k", 5); got != 3 {
-				t.Fatalf("%d allowed", got)
-			}
-			l.Refund(ctx, Write, "k")
-			if got := allowed(l, "k", 5); got != 1 {
-				t.Errorf("%d allowed after one refund", got)
-			}
-			for range 10 {
+	drivers(t, func(t *testing.T, d opener) {
+		ctx := context.Background()
+		for _, rate := range []string{"3/d", "10/s burst 3"} {
+			t.Run(rate, func(t *testing.T) {
+				l, clock := d.open(t, rate)
+				l.Refund(ctx, Write, "k") // nothing to give back must not become credit
+				if got := allowed(l, "k", 5); got != 3 {
+					t.Fatalf("%d allowed", got)
+				}
 				l.Refund(ctx, Write, "k")
-			}
-			if n := keys(l); n != 0 {
-				t.Errorf("%d keys remembered after all was refunded", n)
-			}
-			if got := allowed(l, "k", 9); got != 3 {
-				t.Errorf("%d allowed after ten refunds of three", got)
-			}
-			clock.Step(48 * time.Hour)
-			l.Refund(ctx, Write, "k")
-			if got := allowed(l, "k", 9); got != 3 {
-				t.Errorf("%d allowed after a late refund", got)
-			}
-		})
-	}
+				if got := allowed(l, "k", 5); got != 1 {
+					t.Errorf("%d allowed after one refund", got)
+				}
+				for range 10 {
+					l.Refund(ctx, Write, "k")
+				}
+				if n := keys(l); n != 0 {
+					t.Errorf("%d keys remembered after all was refunded", n)
+				}
+				if got := allowed(l, "k", 9); got != 3 {
+					t.Errorf("%d allowed after ten refunds of three", got)
+				}
+				clock.Step(48 * time.Hour)
+				l.Refund(ctx, Write, "k")
+				if got := allowed(l, "k", 9); got != 3 {
+					t.Errorf("%d allowed after a late refund", got)
+				}
+			})
+		}
+	})
 }
 
 // keys counts what the driver remembers for Write.
 func keys(l *Limits) (n int) {
+	if r, ok := l.driver.(*remote); ok {
+		all, err := r.client.UniversalClient().Keys(context.Background(), r.client.Key("limit:{write:*")).Result()
+		if err != nil {
+			panic(err)
+		}
+		return len(all)
+	}
 	g := &l.driver.(*memory).groups[Write]
 	for i := range g.shards {
 		g.shards[i].mu.Lock()
@@ -285,52 +315,54 @@ func keys(l *Limits) (n int) {
 
 // A wall clock without monotonic readings, stepped either way, neither opens the limit twice nor closes it for ever.
 func TestClockSteps(t *testing.T) {
-	for _, rate := range []string{"5/m", "300/m burst 5"} {
-		for _, step := range []time.Duration{-time.Nanosecond, -time.Second, -time.Hour, -10 * 365 * 24 * time.Hour} {
-			t.Run(fmt.Sprint(rate, step), func(t *testing.T) {
-				l, clock := open(t, rate, 0)
+	drivers(t, func(t *testing.T, d opener) {
+		for _, rate := range []string{"5/m", "300/m burst 5"} {
+			for _, step := range []time.Duration{-d.tick, -time.Second, -time.Hour, -10 * 365 * 24 * time.Hour} {
+				t.Run(fmt.Sprint(rate, step), func(t *testing.T) {
+					l, clock := d.open(t, rate)
+					if got := allowed(l, "k", 9); got != 5 {
+						t.Fatalf("%d allowed", got)
+					}
+					clock.Step(step)
+					if got := allowed(l, "k", 9); got != 0 {
+						t.Errorf("a step back allowed %d more", got)
+					}
+					clock.Step(time.Minute)
+					if got := allowed(l, "k", 9); got != 5 {
+						t.Errorf("%d allowed a minute after the step back, want 5: closed by it", got)
+					}
+					for range 100 { // a clock that is torn to and fro: no time passes
+						clock.Step(-time.Hour)
+						if got := allowed(l, "k", 1); got != 0 {
+							t.Fatal("allowed without time passing")
+						}
+					}
+				})
+			}
+			t.Run(rate+" forward", func(t *testing.T) {
+				l, clock := d.open(t, rate)
+				allowed(l, "k", 9)
+				clock.Step(10 * 365 * 24 * time.Hour)
 				if got := allowed(l, "k", 9); got != 5 {
-					t.Fatalf("%d allowed", got)
+					t.Errorf("%d allowed after a step forward, want 5 as after any long time", got)
 				}
-				clock.Step(step)
+				clock.Step(-10 * 365 * 24 * time.Hour) // corrected again
 				if got := allowed(l, "k", 9); got != 0 {
-					t.Errorf("a step back allowed %d more", got)
+					t.Errorf("%d allowed by the correction", got)
 				}
 				clock.Step(time.Minute)
 				if got := allowed(l, "k", 9); got != 5 {
-					t.Errorf("%d allowed a minute after the step back, want 5: closed by it", got)
-				}
-				for range 100 { // a clock that is torn to and fro: no time passes
-					clock.Step(-time.Hour)
-					if got := allowed(l, "k", 1); got != 0 {
-						t.Fatal("allowed without time passing")
-					}
+					t.Errorf("%d allowed a minute after the correction", got)
 				}
 			})
 		}
-		t.Run(rate+" forward", func(t *testing.T) {
-			l, clock := open(t, rate, 0)
-			allowed(l, "k", 9)
-			clock.Step(10 * 365 * 24 * time.Hour)
-			if got := allowed(l, "k", 9); got != 5 {
-				t.Errorf("%d allowed after a step forward, want 5 as after any long time", got)
-			}
-			clock.Step(-10 * 365 * 24 * time.Hour) // corrected again
-			if got := allowed(l, "k", 9); got != 0 {
-				t.Errorf("%d allowed by the correction", got)
-			}
-			clock.Step(time.Minute)
-			if got := allowed(l, "k", 9); got != 5 {
-				t.Errorf("%d allowed a minute after the correction", got)
-			}
-		})
-	}
+	})
 }
 
 func TestKeysExpire(t *testing.T) {
 	for _, rate := range []string{"5/m", "10/s burst 20"} {
 		t.Run(rate, func(t *testing.T) {
-			l, clock := open(t, rate, 0)
+			l, clock := open(t, rate)
 			const n = 20_000
 			for i := range n {
 				l.Allow(context.Background(), Write, fmt.Sprint("visitor-", i))
@@ -405,20 +437,37 @@ func metric(t *testing.T, o *obs.Obs, name string) (sum float64) {
 // A model that keeps every charge for ever must give the same decisions as the driver, for random rates, keys, pauses, steps
 // back and refunds; and by the model no window is ever overfull.
 func TestAgainstModel(t *testing.T) {
-	o := obs.Test(t)
+	t.Run("memory", func(t *testing.T) {
+		o := obs.Test(t)
+		againstModel(t, func(rt *rapid.T, rate string) (*Limits, *obs.StepClock) {
+			clock := &obs.StepClock{}
+			o.Clock = clock.Now
+			l, err := Open(Config{Rates: map[string]string{"write": rate}, Keys: keysMin}, o)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			return l, clock
+		})
+	})
+	t.Run("redis", func(t *testing.T) {
+		again := remotes(t)
+		againstModel(t, func(_ *rapid.T, rate string) (*Limits, *obs.StepClock) { return again(rate) })
+	})
+}
+
+func againstModel(t *testing.T, open func(*rapid.T, string) (*Limits, *obs.StepClock)) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := Rate{Count: rapid.IntRange(1, 6).Draw(rt, "count"), Per: time.Duration(rapid.IntRange(1, 20).Draw(rt, "per")) * time.Second}
 		if rapid.Bool().Draw(rt, "bucket") {
 			r.Burst = rapid.IntRange(1, 8).Draw(rt, "burst")
 		}
-		clock := &obs.StepClock{}
-		o.Clock = clock.Now
-		l, err := Open(Config{Rates: map[string]string{"write": r.String()}, Keys: keysMin}, o)
-		if err != nil {
-			rt.Fatal(err)
-		}
+		l, clock := open(rt, r.String())
 		read := func() { // both keys' shards read the clock: a time between two steps that nobody has read has not passed
 			for _, k := range []string{"a", "b"} {
+				if _, ok := l.driver.(*remote); ok {
+					look(rt, l, k)
+					continue
+				}
 				s := shardOf(l, k)
 				s.mu.Lock()
 				s.now(l.driver.(*memory))
@@ -501,7 +550,7 @@ func TestOpenTwiceOverOneObs(t *testing.T) {
 
 func TestAllowDoesNotAllocate(t *testing.T) {
 	for _, rate := range []string{"100/s", "1000/s"} {
-		l, _ := open(t, rate, 0)
+		l, _ := open(t, rate)
 		allowed(l, "user-1", 200) // the log's room is made
 		if n := testing.AllocsPerRun(100, func() { l.Allow(context.Background(), Write, "user-1") }); n != 0 {
 			t.Errorf("%s: %v allocations", rate, n)

@@ -53,10 +53,12 @@ type shard struct {
 }
 
 // entry is what is remembered of one key: for an exact rate the times of the charges that still count, oldest first; for a
-// bucket the time at which it is full again (GCRA's theoretical arrival time). Times are shard time.
+// bucket, which gains one in every (0: there is none), the time at which it is full again (GCRA's theoretical arrival time). Times
+// are shard time.
 type entry struct {
-	log  []time.Duration
-	full time.Duration
+	log   []time.Duration
+	full  time.Duration
+	every time.Duration
 }
 
 func newMemory(keys int, o *obs.Obs) *memory {
@@ -104,33 +106,160 @@ func (m *memory) take(_ context.Context, c *class, key string) Decision {
 	defer s.mu.Unlock()
 	e, ok := s.entries[key]
 	if !ok {
-		if len(s.entries) >= g.most {
-			s.evict(g, c.rate, now)
+		e = s.add(g, c, key, now)
+	}
+	return e.take(c.rate, now)
+}
+
+// add makes an entry, for which another may have to be forgotten.
+func (s *shard) add(g *group, c *class, key string, now time.Duration) *entry {
+	if len(s.entries) >= g.most {
+		s.evict(g, c.rate, now)
+	}
+	e := &entry{}
+	s.entries[strings.Clone(key)] = e // a clone, because the key may be a slice of a whole request
+	g.keys.Inc()
+	return e
+}
+
+func (m *memory) takeAll(_ context.Context, asks []ask, out []Decision) {
+	m.decide(asks, out, outcome{})
+}
+
+// decide is takeAll beside others that have said what they say.
+func (m *memory) decide(asks []ask, out []Decision, all outcome) {
+	var (
+		shards [AsksMax]*shard
+		keys   [AsksMax]string
+		now    [AsksMax]time.Duration
+		locked [AsksMax]*shard
+		order  [AsksMax]uint64 // of all shards of all limits, in which several are locked
+	)
+	n := 0
+	for i, a := range asks {
+		keys[i] = bounded(a.key)
+		at := maphash.String(m.seed, keys[i]) % shardCount
+		shards[i] = &m.groups[a.class.name].shards[at]
+		place, p := uint64(a.class.name)*shardCount+at, n
+		if slices.Contains(order[:n], place) {
+			continue
 		}
-		e = &entry{}
-		s.entries[strings.Clone(key)] = e // a clone, because the key may be a slice of a whole request
-		g.keys.Inc()
+		for ; p > 0 && order[p-1] > place; p-- {
+			order[p], locked[p] = order[p-1], locked[p-1]
+		}
+		order[p], locked[p] = place, shards[i]
+		n++
 	}
-	if c.rate.Exact() {
-		return e.takeExact(c.rate, now)
+	for _, s := range locked[:n] {
+		s.mu.Lock()
 	}
-	return e.takeBucket(c.rate, now)
+	for i, a := range asks {
+		s := shards[i]
+		now[i] = s.now(m)
+		if now[i] >= s.sweepAt {
+			s.sweep(&m.groups[a.class.name], a.class.rate, now[i])
+			defer m.sweepNext(a.class)
+		}
+		e := s.entries[keys[i]]
+		if e == nil {
+			e = &entry{}
+		}
+		out[i] = e.look(a.class.rate, now[i])
+		all.add(a.class, out[i])
+	}
+	for i, a := range asks {
+		if !out[i].OK || !all.charges(a.class) {
+			continue
+		}
+		e := shards[i].entries[keys[i]]
+		if e == nil {
+			e = shards[i].add(&m.groups[a.class.name], a.class, keys[i], now[i])
+		}
+		out[i] = e.take(a.class.rate, now[i])
+	}
+	for _, s := range locked[:n] {
+		s.mu.Unlock()
+	}
 }
 
 func (m *memory) shard(name Name, key string) *shard {
 	return &m.groups[name].shards[maphash.String(m.seed, key)%shardCount]
 }
 
-// takeExact is the sliding log: a charge counts for exactly Per.
-func (e *entry) takeExact(r Rate, now time.Duration) Decision {
-	e.forget(r, now)
-	if len(e.log) >= r.Count {
-		return Decision{
-			Limit: r.Count, Reset: e.log[len(e.log)-1] + r.Per - now, RetryAfter: e.log[len(e.log)-r.Count] + r.Per - now,
-		}
+// take charges one if the rate allows it.
+func (e *entry) take(r Rate, now time.Duration) Decision {
+	d := e.look(r, now)
+	if !d.OK {
+		return d
 	}
-	e.log = append(e.log, now)
-	return Decision{OK: true, Limit: r.Count, Remaining: r.Count - len(e.log), Reset: r.Per}
+	d.Remaining--
+	if e.every == 0 {
+		e.log = append(e.log, now)
+		d.Reset = r.Per
+	} else {
+		e.full = max(e.full, now) + e.every
+		d.Reset = e.full - now
+	}
+	return d
+}
+
+// look says what take would, and charges nothing: Remaining and Reset are those without the charge.
+func (e *entry) look(r Rate, now time.Duration) Decision {
+	e.fit(r, now)
+	if !r.Exact() { // GCRA with an emission interval of every and room for most
+		most := r.Most()
+		short := max(e.full-now, 0)
+		d := Decision{OK: true, Limit: most, Reset: short}
+		room := time.Duration(most) * e.every
+		if over := short + e.every - room; over > 0 {
+			d.OK, d.RetryAfter = false, over
+			return d
+		}
+		d.Remaining = int((room - short) / e.every)
+		return d
+	}
+	// The sliding log: a charge counts for exactly Per.
+	n := len(e.log)
+	d := Decision{OK: n < r.Count, Limit: r.Count, Remaining: max(r.Count-n, 0)}
+	if n > 0 {
+		d.Reset = e.log[n-1] + r.Per - now
+	}
+	if !d.OK {
+		d.RetryAfter = e.log[n-r.Count] + r.Per - now
+	}
+	return d
+}
+
+// fit drops the charges that no longer count, and turns what another rate left into what this one would keep. Not more than a whole bucket
+// is missing from it: who used up a large one waits for one of the small one.
+func (e *entry) fit(r Rate, now time.Duration) {
+	if r.Exact() {
+		if e.every != 0 {
+			for range min(missing(e.full-now, e.every), int64(r.Count)) {
+				e.log = append(e.log, now)
+			}
+			e.full, e.every = 0, 0
+			return
+		}
+		e.forget(r, now)
+		return
+	}
+	every := r.every()
+	switch {
+	case e.every == every:
+	case e.every == 0:
+		for i, at := range e.log {
+			if i == 0 || at > e.full {
+				e.full = at
+			}
+			e.full += every
+		}
+		e.log = nil
+	case e.full > now:
+		e.full = now + time.Duration(min(missing(e.full-now, e.every), int64(r.Most())))*every
+	}
+	e.every = every
+	e.full = min(e.full, now+time.Duration(r.Most())*every)
 }
 
 // forget drops the charges that no longer count.
@@ -144,17 +273,12 @@ func (e *entry) forget(r Rate, now time.Duration) {
 	}
 }
 
-// takeBucket is GCRA with an emission interval of r.every and room for r.Most.
-func (e *entry) takeBucket(r Rate, now time.Duration) Decision {
-	every, most := r.every(), r.Most()
-	full := max(e.full, now) + every
-	if over := full - now - time.Duration(most)*every; over > 0 {
-		return Decision{Limit: most, Reset: e.full - now, RetryAfter: over}
+// missing is how many a bucket is short of, when it takes it so long to fill.
+func missing(short, every time.Duration) int64 {
+	if short <= 0 {
+		return 0
 	}
-	e.full = full
-	return Decision{
-		OK: true, Limit: most, Remaining: int((time.Duration(most)*every - (full - now)) / every), Reset: full - now,
-	}
+	return int64((short + every - 1) / every)
 }
 
 func (m *memory) refund(_ context.Context, c *class, key string) {
@@ -167,21 +291,26 @@ func (m *memory) refund(_ context.Context, c *class, key string) {
 	if !ok {
 		return
 	}
-	if c.rate.Exact() {
+	now := s.now(m)
+	// What a changed rate left is taken back in its own kind: turning it first may have lost what is taken back.
+	if e.every == 0 {
+		if c.rate.Exact() {
+			e.forget(c.rate, now)
+		}
 		if len(e.log) > 0 {
 			e.log = e.log[:len(e.log)-1]
 		}
 	} else {
-		e.full -= c.rate.every()
+		e.full -= e.every
 	}
-	if e.until(c.rate) <= s.now(m) {
+	if e.until(c.rate) <= now {
 		s.drop(g, key)
 	}
 }
 
 // until returns the time from which the entry says the same as no entry.
 func (e *entry) until(r Rate) time.Duration {
-	if !r.Exact() {
+	if e.every != 0 {
 		return e.full
 	}
 	if len(e.log) == 0 {
@@ -194,7 +323,7 @@ func (e *entry) until(r Rate) time.Duration {
 func (s *shard) sweep(g *group, r Rate, now time.Duration) {
 	s.sweepAt = now + min(max(r.Per, sweepMin), sweepMax)
 	for k, e := range s.entries {
-		if e.until(r) <= now {
+		if e.fit(r, now); e.until(r) <= now {
 			s.drop(g, k)
 		}
 	}
@@ -219,7 +348,7 @@ func (s *shard) evict(g *group, r Rate, now time.Duration) {
 	var victim string
 	least, seen := 0.0, 0
 	for k, e := range s.entries { // a map's order is random enough
-		if e.until(r) <= now {
+		if e.fit(r, now); e.until(r) <= now {
 			s.drop(g, k)
 			return
 		}
@@ -234,12 +363,11 @@ func (s *shard) evict(g *group, r Rate, now time.Duration) {
 	g.evicted.Inc()
 }
 
-// used returns how much of its rate the key has used, from 0 to 1; among equals the one that is free sooner has the less.
+// used returns how much of its rate the key, whose entry fits it, has used, from 0 to 1; among equals the one that is free sooner has the less.
 func (e *entry) used(r Rate, now time.Duration) float64 {
-	if !r.Exact() {
-		return float64(e.full-now) / float64(time.Duration(r.Most())*r.every())
+	if e.every != 0 {
+		return float64(e.full-now) / float64(time.Duration(r.Most())*e.every)
 	}
-	e.forget(r, now)
 	n := float64(len(e.log)) - 1 + float64(e.until(r)-now)/float64(r.Per)
 	return n / float64(r.Count)
 }

@@ -78,7 +78,13 @@ func parseRate(s string) (Rate, bool) {
 		return Rate{}, false
 	}
 	r.Per = time.Duration(n) * unit
-	return r, time.Duration(r.Most()) <= fillMax/r.every()
+	return r, r.valid()
+}
+
+// valid reports whether a rate that is not off keeps to the bounds.
+func (r Rate) valid() bool {
+	return r.Count >= 1 && r.Count <= countMax && r.Per >= time.Second && r.Per <= perMax && r.Per%time.Second == 0 &&
+		r.Burst >= 0 && r.Burst <= countMax && time.Duration(r.Most()) <= fillMax/r.every()
 }
 
 var units = map[string]time.Duration{
@@ -139,4 +145,15 @@ func (r Rate) off() bool { return r.Count == 0 }
 // every is the time in which the bucket gains one, rounded up so that it never gains more than Count in Per.
 func (r Rate) every() time.Duration {
 	return (r.Per + time.Duration(r.Count) - 1) / time.Duration(r.Count)
+}
+
+// args are what the scripts know of the rate, behind the clock's time, which is 0 for the server's.
+func (r Rate) args(part int) []any {
+	exact := 0
+	if r.Exact() {
+		exact = 1
+	}
+	per := r.Per.Microseconds()
+	every := (per + int64(r.Count) - 1) / int64(r.Count) // rounded up, as every
+	return []any{0, exact, r.Count, per, every, r.Most(), part}
 }

@@ -25,11 +25,18 @@ type conn struct {
 	wake   chan struct{}
 
 	mu    sync.Mutex // guards what follows
-	from  int64      // frames up to here are not for this connection
+	from  int64      // frames up to this serial are not for this connection
+	has   position   // nor those up to this position, which its reader has from another node
 	queue []*frame
 	since time.Time // when the oldest frame of the queue was put in
 	slow  bool      // cut off for being slow
 	pong  *string   // an answer owed to a ping message
+}
+
+// mark is a place in the stream of a hub: by its own count, and as the world sees it.
+type mark struct {
+	serial int64
+	at     position
 }
 
 type place struct {
@@ -41,21 +48,31 @@ func newConn(h *Hub, cancel context.CancelFunc) *conn {
 	return &conn{hub: h, cancel: cancel, wake: make(chan struct{}, 1), from: math.MaxInt64}
 }
 
-// start lets the frames after the offset in.
-func (c *conn) start(from int64) {
+// start lets the frames after the serial and the position in.
+func (c *conn) start(from int64, has position) {
 	c.mu.Lock()
-	c.from = from
+	c.from, c.has = from, has
 	c.mu.Unlock()
 }
 
 // push queues a frame, or cuts the connection off when its reader is too far behind. It never waits for the network.
 func (c *conn) push(f *frame, now time.Time) {
 	c.mu.Lock()
-	if f.at.offset <= c.from || c.slow {
+	has := f.at.epoch == c.has.epoch && f.at.offset <= c.has.offset && f.kind != kindReset
+	if f.serial <= c.from || has || c.slow {
 		c.mu.Unlock()
 		return
 	}
 	n := len(c.queue)
+	if f.kind == kindReset {
+		// What waits is of no use to a reader who is told to read anew. He hears of it once, on however many topics.
+		clear(c.queue)
+		c.queue = append(c.queue[:0], f)
+		c.since, c.from = now, f.serial
+		c.mu.Unlock()
+		c.signal()
+		return
+	}
 	if n >= c.hub.cfg.QueuePerConn && (now.Sub(c.since) >= slowAfter || n >= hardQueue*c.hub.cfg.QueuePerConn) {
 		c.slow = true
 		c.queue = nil
@@ -132,7 +149,7 @@ func (h *Hub) pump(ctx context.Context, c *conn, t transport, names []string, la
 	defer h.unsubscribe(c)
 
 	// The first position that a reader hears is that of what he has, in case he is cut off before he gets the rest.
-	kind, at := kindHello, from
+	kind, at := kindHello, from.at
 	switch {
 	case reset:
 		h.metrics.resets.Inc()
@@ -188,7 +205,10 @@ func (h *Hub) pump(ctx context.Context, c *conn, t transport, names []string, la
 				return errAged
 			}
 			// The order matters: what was dispatched before an empty queue was seen has been written.
-			at := position{epoch: h.epoch, offset: max(from.offset, h.dispatched.Load())}
+			at := from.at
+			if d := h.dispatched.Load(); d.serial > from.serial && (d.at.epoch != at.epoch || d.at.offset > at.offset) {
+				at = d.at
+			}
 			if !c.waiting() {
 				if err := t.note(kindHeartbeat, at); err != nil {
 					return err

@@ -9,10 +9,12 @@ import (
 
 // frame is one published thing. It is shared by all who get it, and encoded once for each transport.
 type frame struct {
-	topic *topic
-	at    position
-	kind  string
-	data  []byte // one line of valid JSON
+	topic  *topic
+	serial int64 // counts this hub's frames over all epochs
+	at     position
+	kind   string
+	data   []byte // one line of valid JSON
+	silent bool   // a turn that no listener is told of
 
 	sseOnce, wsOnce   sync.Once
 	sseBytes, wsBytes []byte

@@ -3,7 +3,6 @@ package push
 import (
 	"container/list"
 	"context"
-	"encoding/json"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -128,18 +127,20 @@ type Hub struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	epoch   uint64
+	link    *link // to the hubs of the other nodes, or nil
 
-	// dispatched is the offset up to which every frame stands in the queues of its listeners.
-	dispatched atomic.Int64
+	// dispatched is the last frame up to which every one stands in the queues of its listeners.
+	dispatched atomic.Pointer[frame]
 
 	mu      sync.Mutex // guards what follows, and topic.refs, topic.ring, topic.lost, topic.elem
 	room    *sync.Cond // pending has room again
 	topics  map[string]*topic
 	recent  *list.List // topics with history, the latest published at the front
 	bytes   int64      // cost of all history
-	offset  int64      // of the last frame published
-	lost    int64      // the highest offset that a forgotten topic had
+	epoch   uint64
+	offset  int64 // of the last frame published
+	serial  int64 // of the last frame or turn, over all epochs
+	lost    int64 // the highest offset that a forgotten topic had
 	pending []*frame
 	taking  bool // frames; false once Close has begun
 
@@ -170,6 +171,12 @@ type topic struct {
 // Open starts a hub and its one goroutine; Close ends them. A field of cfg that is out of bounds is logged and replaced by
 // its default: call Validate first.
 func Open(cfg Config, o *obs.Obs) *Hub {
+	h := newHub(cfg, o)
+	go h.dispatch()
+	return h
+}
+
+func newHub(cfg Config, o *obs.Obs) *Hub {
 	cfg, err := cfg.normal()
 	h := &Hub{
 		cfg:     cfg,
@@ -189,8 +196,8 @@ func Open(cfg Config, o *obs.Obs) *Hub {
 		h.log.Error("a setting is out of bounds; its default is used", "error", err)
 	}
 	h.room = sync.NewCond(&h.mu)
+	h.dispatched.Store(&frame{at: position{epoch: h.epoch}})
 	h.metrics = newMetrics(o.Metrics, h)
-	go h.dispatch()
 	return h
 }
 
@@ -207,6 +214,15 @@ func (h *Hub) Publish(topic, kind string, data []byte) {
 		return
 	}
 	f := &frame{kind: kind, data: oneLine(data)}
+	if h.link != nil {
+		h.link.publish(topic, f)
+		return
+	}
+	h.accept(topic, f)
+}
+
+// accept gives the frame the next position and passes it to those who listen here.
+func (h *Hub) accept(topic string, f *frame) {
 	h.mu.Lock()
 	for len(h.pending) >= maxPending && h.taking {
 		h.room.Wait()
@@ -216,7 +232,8 @@ func (h *Hub) Publish(topic, kind string, data []byte) {
 		return
 	}
 	h.offset++
-	f.at = position{epoch: h.epoch, offset: h.offset}
+	h.serial++
+	f.serial, f.at = h.serial, position{epoch: h.epoch, offset: h.offset}
 	f.topic = h.keep(topic, f)
 	h.pending = append(h.pending, f)
 	first := len(h.pending) == 1
@@ -319,6 +336,9 @@ func (h *Hub) dispatch() {
 		}
 		now := time.Now()
 		for _, f := range batch {
+			if f.kind == kindReset && !f.silent {
+				h.tellTurn(f, now)
+			}
 			if f.topic != nil {
 				f.topic.mu.Lock()
 				for _, c := range f.topic.subs {
@@ -326,14 +346,14 @@ func (h *Hub) dispatch() {
 				}
 				f.topic.mu.Unlock()
 			}
-			h.dispatched.Store(f.at.offset)
 		}
+		h.dispatched.Store(batch[len(batch)-1])
 	}
 }
 
 // subscribe makes c a listener of the topics and returns where its live frames begin, and what it missed since the given
 // position: the frames, or reset when they are not all known any more. No frame is in both, none is in neither.
-func (h *Hub) subscribe(c *conn, names []string, since *position) (from position, missed []*frame, reset bool) {
+func (h *Hub) subscribe(c *conn, names []string, since *position) (from mark, missed []*frame, reset bool) {
 	h.mu.Lock()
 	for _, name := range names {
 		t := h.topics[name]
@@ -356,8 +376,14 @@ func (h *Hub) subscribe(c *conn, names []string, since *position) (from position
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	from = position{epoch: h.epoch, offset: h.offset}
-	c.start(from.offset)
+	from = mark{h.serial, position{epoch: h.epoch, offset: h.offset}}
+	if since != nil && h.link != nil && since.epoch == h.epoch && since.offset > h.offset && since.offset-h.offset <= logFrames {
+		// He has heard more at another node than this one has yet.
+		from.at = *since
+		c.start(from.serial, *since)
+		return from, nil, false
+	}
+	c.start(from.serial, position{})
 	if since == nil {
 		return from, nil, false
 	}
@@ -470,6 +496,9 @@ func (h *Hub) Close(ctx context.Context) (err error) {
 	}
 	h.connMu.Unlock()
 	if first {
+		if h.link != nil {
+			h.link.close(ctx)
+		}
 		h.mu.Lock()
 		h.taking = false
 		h.room.Broadcast()
@@ -539,36 +568,4 @@ func since(r *http.Request) *position {
 		return &position{offset: 1<<63 - 1}
 	}
 	return &p
-}
-
-// fail answers a refused request when the house gave no function for it.
-func fail(w http.ResponseWriter, _ *http.Request, err error) {
-	status := http.StatusInternalServerError
-	switch levee.CodeOf(err) {
-	case levee.CodeForbidden:
-		status = http.StatusForbidden
-	case levee.CodeUnavailable:
-		status = http.StatusServiceUnavailable
-	case levee.CodeTooManyRequests:
-		status = http.StatusTooManyRequests
-	case levee.CodeMethodNotAllowed:
-		status = http.StatusMethodNotAllowed
-	case levee.CodeInvalid, levee.CodeMalformed:
-		status = http.StatusBadRequest
-	}
-	answer(w, status, err)
-}
-
-func answer(w http.ResponseWriter, status int, err error) {
-	body := map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "error": levee.CodeOf(err)}
-	if e := asError(err); e != nil {
-		body["detail"] = e.Message
-		if e.RetryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(e.RetryAfter.Seconds())))
-		}
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the reader may be gone
 }

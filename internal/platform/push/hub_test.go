@@ -24,7 +24,7 @@ func TestFramesArrive(t *testing.T) {
 		h := newHouse(t, Config{})
 		r := dial(h, "", "a", "b", "a")
 		hello := mustNext(t, r)
-		if p, ok := parsePosition(hello.ID); !ok || hello.Kind != "" || p.offset != 0 {
+		if p, ok := parsePosition(hello.ID); !ok || hello.Kind != "" || p.offset != h.base {
 			t.Errorf("first came %+v", hello)
 		}
 		h.Publish("a", "stock.changed", []byte(`{ "left" : 5,`+"\r\n"+` "note":"a\nb <é>" }`))
@@ -35,7 +35,7 @@ func TestFramesArrive(t *testing.T) {
 		for range 3 {
 			m := mustNext(t, r)
 			p, _ := parsePosition(m.ID)
-			got = append(got, fmt.Sprintf("%d %s %s", p.offset, m.Kind, m.Data))
+			got = append(got, fmt.Sprintf("%d %s %s", p.offset-h.base, m.Kind, m.Data))
 		}
 		want := []string{
 			`1 stock.changed {"left":5,"note":"a\nb <é>"}`,
@@ -107,8 +107,9 @@ func TestLostHistoryResets(t *testing.T) {
 		for i := range 10 {
 			h.Publish("a", "n", fmt.Append(nil, i))
 		}
+		h.heard(t, 10)
 		other := newHouse(t, Config{})
-		at := func(epoch uint64, offset int64) string { return position{epoch, offset}.String() }
+		at := func(epoch uint64, offset int64) string { return position{epoch, h.base + offset}.String() }
 		for name, c := range map[string]struct {
 			last  string
 			topic string
@@ -118,7 +119,8 @@ func TestLostHistoryResets(t *testing.T) {
 			"at the end":         {at(h.epoch, 10), "a", false},
 			"one too old":        {at(h.epoch, 5), "a", true},
 			"from the start":     {at(h.epoch, 0), "a", true},
-			"from the future":    {at(h.epoch, 11), "a", true},
+			"from the future":    {at(h.epoch, 11), "a", !shared.Load()}, // of another node it may be true
+			"from a far future":  {at(h.epoch, 1_000_000), "a", true},
 			"another life":       {at(other.epoch, 6), "a", true},
 			"not a position":     {"7", "a", true},
 			"something bad":      {"<script>", "a", true},
@@ -130,7 +132,7 @@ func TestLostHistoryResets(t *testing.T) {
 				if (first.Kind == kindReset) != c.reset {
 					t.Fatalf("first came %+v", first)
 				}
-				if c.reset && first.ID != at(h.epoch, h.offset) {
+				if c.reset && first.ID != h.head().String() {
 					t.Errorf("the position after a reset is %q", first.ID)
 				}
 			})
@@ -263,7 +265,7 @@ func TestSlowReaderIsCutOff(t *testing.T) {
 			}
 		}
 		t.Logf("cut off after %d frames; the longest Publish took %v", n, longest)
-		if longest > time.Second {
+		if longest > 10*time.Second { // it waits for nobody; the write that stands may take five minutes
 			t.Errorf("Publish took %v", longest)
 		}
 		until(t, "the slow one goes, although its write may take five minutes", func() bool { return h.Conns() == 1 })
@@ -455,64 +457,66 @@ func TestWriterThatCannotFlush(t *testing.T) {
 
 // Close sends out what was published before it, to every reader, and says goodbye.
 func TestCloseDrains(t *testing.T) {
-	h := newHouse(t, Config{})
-	var rs []reader
-	for i := range 40 {
-		var r reader
-		var err error
-		if i%2 == 0 {
-			r, err = h.sse(t.Context(), "", "a")
-		} else {
-			r, err = h.ws(t.Context(), "", "a")
+	drivers(t, func(t *testing.T) {
+		h := newHouse(t, Config{})
+		var rs []reader
+		for i := range 40 {
+			var r reader
+			var err error
+			if i%2 == 0 {
+				r, err = h.sse(t.Context(), "", "a")
+			} else {
+				r, err = h.ws(t.Context(), "", "a")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustNext(t, r)
+			rs = append(rs, r)
 		}
+		const n = 500
+		for i := range n {
+			h.Publish("a", "n", fmt.Append(nil, i))
+		}
+		ends := make(chan error, len(rs))
+		for _, r := range rs {
+			go func() {
+				defer r.stop()
+				for i := range n {
+					if m, err := r.next(); err != nil || string(m.Data) != fmt.Sprint(i) {
+						ends <- fmt.Errorf("frame %d: %s, %w", i, m.Data, err)
+						return
+					}
+				}
+				_, err := r.next()
+				if err != io.EOF && websocket.CloseStatus(err) != websocket.StatusGoingAway {
+					ends <- fmt.Errorf("the end: %w", err)
+					return
+				}
+				ends <- nil
+			}()
+		}
+		if err := h.close(t, patience); err != nil {
+			t.Error(err)
+		}
+		for range rs {
+			if err := <-ends; err != nil {
+				t.Error(err)
+			}
+		}
+		h.Publish("a", "n", nil) // does nothing, and does not hang
+		r, err := h.sse(t.Context(), "", "a")
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustNext(t, r)
-		rs = append(rs, r)
-	}
-	const n = 500
-	for i := range n {
-		h.Publish("a", "n", fmt.Append(nil, i))
-	}
-	ends := make(chan error, len(rs))
-	for _, r := range rs {
-		go func() {
-			defer r.stop()
-			for i := range n {
-				if m, err := r.next(); err != nil || string(m.Data) != fmt.Sprint(i) {
-					ends <- fmt.Errorf("frame %d: %s, %w", i, m.Data, err)
-					return
-				}
-			}
-			_, err := r.next()
-			if err != io.EOF && websocket.CloseStatus(err) != websocket.StatusGoingAway {
-				ends <- fmt.Errorf("the end: %w", err)
-				return
-			}
-			ends <- nil
-		}()
-	}
-	if err := h.close(t, patience); err != nil {
-		t.Error(err)
-	}
-	for range rs {
-		if err := <-ends; err != nil {
-			t.Error(err)
+		defer r.stop()
+		if r.status != 503 {
+			t.Errorf("a closed hub answers %d", r.status)
 		}
-	}
-	h.Publish("a", "n", nil) // does nothing, and does not hang
-	r, err := h.sse(t.Context(), "", "a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.stop()
-	if r.status != 503 {
-		t.Errorf("a closed hub answers %d", r.status)
-	}
-	if err := h.close(t, time.Second); err != nil {
-		t.Errorf("second Close: %v", err)
-	}
+		if err := h.close(t, time.Second); err != nil {
+			t.Errorf("second Close: %v", err)
+		}
+	})
 }
 
 // A reader who does not read cannot hold up the end for longer than the house allows.
@@ -532,7 +536,7 @@ func TestCloseCutsWhoDoesNotRead(t *testing.T) {
 		if levee.CodeOf(err) != levee.CodeTimeout || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Close: %v", err)
 		}
-		if d := time.Since(began); d > 2*time.Second {
+		if d := time.Since(began); d > 20*time.Second { // the write that stands may take five minutes
 			t.Errorf("Close took %v", d)
 		}
 		if h.Conns() != 0 {
@@ -542,45 +546,52 @@ func TestCloseCutsWhoDoesNotRead(t *testing.T) {
 }
 
 func TestOpenAndCloseUnderLoad(t *testing.T) {
-	for round := range 20 {
-		h := newHouse(t, Config{History: 4})
-		var wg sync.WaitGroup
-		ctx, cancel := context.WithCancel(t.Context())
-		for i := range 8 {
-			wg.Go(func() {
-				for ctx.Err() == nil {
-					var r reader
-					var err error
-					if i%2 == 0 {
-						r, err = h.sse(ctx, "", "a", fmt.Sprint(i))
-					} else {
-						r, err = h.ws(ctx, "", "a", fmt.Sprint(i))
-					}
-					if err != nil {
-						return
-					}
-					for range i {
-						if _, err := r.next(); err != nil {
-							break
+	drivers(t, func(t *testing.T) {
+		rounds := 20
+		if shared.Load() {
+			rounds = 4 // each leaves thousands of frames to send at the end
+		}
+		for round := range rounds {
+			h := newHouse(t, Config{History: 4})
+			var wg sync.WaitGroup
+			ctx, cancel := context.WithCancel(t.Context())
+			for i := range 8 {
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						var r reader
+						var err error
+						if i%2 == 0 {
+							r, err = h.sse(ctx, "", "a", fmt.Sprint(i))
+						} else {
+							r, err = h.ws(ctx, "", "a", fmt.Sprint(i))
 						}
+						if err != nil {
+							return
+						}
+						for range i {
+							if _, err := r.next(); err != nil {
+								break
+							}
+						}
+						r.stop()
 					}
-					r.stop()
-				}
-			})
-			wg.Go(func() {
-				for ctx.Err() == nil {
-					h.Publish("a", "n", nil)
-					h.Publish(fmt.Sprint(i), "n", nil)
-				}
-			})
+				})
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						h.Publish("a", "n", nil)
+						h.Publish(fmt.Sprint(i), "n", nil)
+						time.Sleep(50 * time.Microsecond) // eight that never pause leave a small machine no time for the connections
+					}
+				})
+			}
+			until(t, "some frames", func() bool { return value(h.metrics.delivered) > float64(20*(1+round)) })
+			if err := h.close(t, patience); err != nil {
+				t.Error(err)
+			}
+			cancel()
+			wg.Wait()
 		}
-		until(t, "some frames", func() bool { return value(h.metrics.delivered) > float64(20*(1+round)) })
-		if err := h.close(t, patience); err != nil {
-			t.Error(err)
-		}
-		cancel()
-		wg.Wait()
-	}
+	})
 }
 
 func TestValidate(t *testing.T) {

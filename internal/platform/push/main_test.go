@@ -59,9 +59,13 @@ func quiet() *obs.Obs {
 // houses counts those that are open: tests of this package do not run beside each other.
 var houses atomic.Int64
 
+// shared makes newHouse open hubs that share a log in Redis, each house its own.
+var shared atomic.Bool
+
 // house is a hub behind a real server: /sse and /ws listen to the topics named by ?t=.
 type house struct {
 	*Hub
+	base int64 // the offset before the first frame
 	url  string
 	srv  *httptest.Server
 	done bool
@@ -72,8 +76,17 @@ func newHouse(t testing.TB, cfg Config, configure ...func(*httptest.Server)) *ho
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	if shared.Load() {
+		return newNode(t, cfg, connect(t, sharedRedis(t), newName()), configure...)
+	}
+	return serve(t, Open(cfg, quiet()), configure...)
+}
+
+// serve puts a hub behind a server.
+func serve(t testing.TB, hub *Hub, configure ...func(*httptest.Server)) *house {
+	t.Helper()
 	houses.Add(1)
-	h := &house{Hub: Open(cfg, quiet())}
+	h := &house{Hub: hub, base: hub.head().offset}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/sse", func(w http.ResponseWriter, r *http.Request) { h.ServeSSE(w, r, r.URL.Query()["t"]...) })
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) { h.ServeWebSocket(w, r, r.URL.Query()["t"]...) })
@@ -225,9 +238,15 @@ func (h *house) ws(ctx context.Context, last string, topics ...string) (*wsReade
 	return &wsReader{c}, nil
 }
 
-// transports runs a test over both.
+// heard waits until the hub has passed on so many frames since it was opened.
+func (h *house) heard(t testing.TB, frames int64) {
+	t.Helper()
+	until(t, "frames come back over the log", func() bool { return h.head().offset >= h.base+frames })
+}
+
+// transports runs a test over both, on each driver.
 func transports(t *testing.T, test func(t *testing.T, dial func(h *house, last string, topics ...string) reader)) {
-	t.Run("sse", func(t *testing.T) {
+	sse := func(t *testing.T) {
 		test(t, func(h *house, last string, topics ...string) reader {
 			r, err := h.sse(t.Context(), last, topics...)
 			if err != nil {
@@ -236,8 +255,8 @@ func transports(t *testing.T, test func(t *testing.T, dial func(h *house, last s
 			t.Cleanup(r.stop)
 			return r
 		})
-	})
-	t.Run("websocket", func(t *testing.T) {
+	}
+	ws := func(t *testing.T) {
 		test(t, func(h *house, last string, topics ...string) reader {
 			r, err := h.ws(t.Context(), last, topics...)
 			if err != nil {
@@ -246,6 +265,20 @@ func transports(t *testing.T, test func(t *testing.T, dial func(h *house, last s
 			t.Cleanup(r.stop)
 			return r
 		})
+	}
+	drivers(t, func(t *testing.T) {
+		t.Run("sse", sse)
+		t.Run("websocket", ws)
+	})
+}
+
+// drivers runs a test with hubs of both kinds.
+func drivers(t *testing.T, test func(t *testing.T)) {
+	t.Run("memory", test)
+	t.Run("redis", func(t *testing.T) {
+		shared.Store(true)
+		defer shared.Store(false)
+		test(t)
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"levee"
+	"levee/internal/platform/body"
 )
 
 // huma's settings for the process are made here once: nothing else in the house uses it.
@@ -73,7 +74,7 @@ func (a *api) Marshal(w io.Writer, _ string, v any) error {
 	return nil
 }
 
-// Unmarshal reads a body that checkJSON has passed.
+// Unmarshal reads a body that body.Check has passed.
 func (a *api) Unmarshal(_ string, data []byte, v any) error { return unmarshalJSON(data, v) }
 
 // adapter mounts huma's operations behind the pipeline.
@@ -130,7 +131,7 @@ func (rt *route) learn(op *huma.Operation) {
 	if m := op.RequestBody.Content["application/json"]; m != nil {
 		rt.schema = m.Schema
 		if rt.bodyType != nil {
-			rt.shape = shapeOf(rt.bodyType)
+			rt.shape = body.Of(rt.bodyType)
 		}
 	}
 }
@@ -145,11 +146,11 @@ func (rt *route) readTyped(buf *bytes.Buffer, r *http.Request) error {
 		return nil
 	}
 	if ct := r.Header["Content-Type"]; len(ct) > 0 && mediaType(ct[0]) == formType {
-		if err := formToJSON(buf, rt.shape); err != nil {
+		if err := body.FromForm(buf, rt.shape); err != nil {
 			return err
 		}
 	}
-	return checkJSON(buf.Bytes(), nil)
+	return body.Check(buf.Bytes(), nil)
 }
 
 type humaContext = huma.Context // so that the field's name is not the method's
@@ -198,7 +199,7 @@ func (c *call) judge(b *bodyContext, status int, msg string, errs []error) error
 			return fmt.Errorf("%s: %w", msg, err)
 		case b != nil && d.Location == "body" && b.data != nil && d.Value == string(b.data):
 			// The schema let it pass, the Go type did not: a number out of its range. Say which.
-			if err := checkJSON(b.data, c.route.shape); err != nil {
+			if err := body.Check(b.data, c.route.shape); err != nil {
 				return err
 			}
 			return errValue(err)
@@ -220,7 +221,7 @@ func (c *call) judge(b *bodyContext, status int, msg string, errs []error) error
 		return fmt.Errorf("huma: %d %s", status, msg)
 	}
 	for i := range fields {
-		fields[i].Given = showable(fields[i].Field, fields[i].Given)
+		fields[i].Given = body.Showable(fields[i].Field, fields[i].Given)
 	}
 	e := levee.E(code, "%s must be %s, got %q", fields[0].Field, fields[0].Allowed, fields[0].Given)
 	if len(fields) > 1 {
@@ -251,7 +252,7 @@ func (c *call) fieldOf(d *huma.ErrorDetail) levee.Field {
 		f.Given = d.Location[strings.LastIndexByte(d.Location, '.')+1:]
 		f.Allowed = "one of the known fields: " + c.route.namesAt(d.Location)
 	case strings.HasPrefix(m, "invalid date/time"):
-		f.Allowed = timeForm
+		f.Allowed = body.TimeForm
 	default:
 		f.Allowed = m
 		for _, w := range wordings {
@@ -266,7 +267,7 @@ func (c *call) fieldOf(d *huma.ErrorDetail) levee.Field {
 
 // wordings are longest first where one begins another.
 var wordings = []struct{ theirs, ours string }{
-	{"expected string to be RFC 3339 date-time", timeForm},
+	{"expected string to be RFC 3339 date-time", body.TimeForm},
 	{"expected string to be RFC 3339 date", "a date such as 2026-01-31 (RFC 3339)"},
 	{"expected string to be ", ""},
 	{"expected string to match pattern ", "a string that matches "},
@@ -312,15 +313,15 @@ func (rt *route) namesAt(location string) string {
 	steps := strings.Split(strings.TrimPrefix(location, "body."), ".")
 	for _, step := range steps[:len(steps)-1] {
 		name, rest, _ := strings.Cut(step, "[")
-		s, _ = s.field([]byte(name))
+		s, _ = s.Field([]byte(name))
 		for range strings.Count(rest, "]") {
-			s = s.item()
+			s = s.Item()
 		}
 	}
 	if s == nil {
 		return "none"
 	}
-	return s.names()
+	return s.Names()
 }
 
 // boundParameters writes the range of a parameter narrower than 64 bits into its schema: huma reads it with 64 and cuts it.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/body"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
 )
@@ -186,7 +187,7 @@ func BenchmarkFast(b *testing.B) {
 func BenchmarkCheckJSON(b *testing.B) {
 	b.SetBytes(int64(len(postBody)))
 	for b.Loop() {
-		if err := checkJSON(postBody, nil); err != nil {
+		if err := body.Check(postBody, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

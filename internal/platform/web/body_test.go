@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"levee"
+	"levee/internal/platform/body"
 )
 
 func codesInSource(t *testing.T) (codes []levee.Code) {
@@ -151,13 +152,13 @@ func TestDepth(t *testing.T) {
 	nest := func(open, closing string, n int) string {
 		return `{"any":` + strings.Repeat(open, n) + "1" + strings.Repeat(closing, n) + `}`
 	}
-	s.ask("POST", "/v1/open", nest("[", "]", maxDepth-1)).want(t, 200)
-	s.ask("POST", "/v1/open", nest("[", "]", maxDepth)).want(t, 400, "64")
-	s.ask("POST", "/v1/open", nest(`{"a":`, "}", maxDepth)).want(t, 400, "64")
+	s.ask("POST", "/v1/open", nest("[", "]", body.MaxDepth-1)).want(t, 200)
+	s.ask("POST", "/v1/open", nest("[", "]", body.MaxDepth)).want(t, 400, "64")
+	s.ask("POST", "/v1/open", nest(`{"a":`, "}", body.MaxDepth)).want(t, 400, "64")
 	s.ask("POST", "/v1/open", nest(`[`, "]", 200_000)).want(t, 400, "64")
 	s.ask("POST", "/v1/open", strings.Repeat("[", 500_000)).want(t, 400, "64")
 	var v open
-	if err := decodeJSON([]byte(nest("[", "]", maxDepth)), &v); levee.CodeOf(err) != levee.CodeMalformed {
+	if err := decodeJSON([]byte(nest("[", "]", body.MaxDepth)), &v); levee.CodeOf(err) != levee.CodeMalformed {
 		t.Error(err)
 	}
 }
@@ -429,7 +430,7 @@ func FuzzReadJSON(f *testing.F) {
 				t.Fatalf("%q: %v", data, err)
 			}
 		}
-		if (checkJSON(data, nil) == nil) && !json.Valid(data) {
+		if (body.Check(data, nil) == nil) && !json.Valid(data) {
 			t.Fatalf("%q is no JSON", data)
 		}
 		// What is encoded is read by encoding/json, and the same either way.
@@ -458,14 +459,14 @@ func FuzzForm(f *testing.F) {
 			Tags  []string `json:"tags"`
 		}
 		buf := bytes.NewBufferString(form)
-		shape := shapeOf(reflect.TypeFor[flat]())
-		if err := formToJSON(buf, shape); err != nil {
+		shape := body.Of(reflect.TypeFor[flat]())
+		if err := body.FromForm(buf, shape); err != nil {
 			if len(fieldsOf(err)) == 0 {
 				t.Fatal(err)
 			}
 			return
 		}
-		if err := checkJSON(buf.Bytes(), shape); err != nil {
+		if err := body.Check(buf.Bytes(), shape); err != nil {
 			t.Fatalf("%q became %s: %v", form, buf, err)
 		}
 	})

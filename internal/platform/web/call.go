@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -46,17 +45,17 @@ type call struct {
 	wrote        bool
 	hijacked     bool
 	secure       bool
+	forwarded    bool // by another node of the house
 	span         trace.Span
-	lines        [5]string // values of the headers below, which need a slice each
+	lines        [4]string // values of the headers below, which need a slice each
 }
 
 // The places in lines.
 const (
 	lineID = iota
 	lineLength
-	lineLimit
-	lineRemaining
-	lineReset
+	linePolicy
+	lineState
 )
 
 // setLine sets a header to one value, without a slice of its own. The name must be in its canonical form.
@@ -139,6 +138,7 @@ func (c *call) send() {
 	if c.status == 0 {
 		c.status = http.StatusOK
 	}
+	c.mark()
 	c.ResponseWriter.WriteHeader(c.status)
 }
 
@@ -209,10 +209,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.id = newRequestID()
 	}
 	c.secure = s.secure(r, c.peer)
+	if s.forward != nil && r.Header[headerNode] != nil {
+		if client, secure, ok := s.forward.vouched(s.clock(), r); ok {
+			c.client, c.secure, c.forwarded = client, secure, true
+			if ids := r.Header["X-Request-Id"]; len(ids) == 1 && usableRequestID(ids[0]) {
+				c.id = ids[0]
+			}
+		}
+	}
 	s.metrics.inflight.Inc()
 	if s.tracer != nil {
 		s.startSpan(c, r)
 	}
+	s.follow(c, r)
 	r = r.WithContext(c)
 	c.r = r
 	defer c.finish(r)
@@ -342,10 +351,14 @@ func (c *call) endSpan(rt *route) {
 
 // limitKey is whose requests are counted together.
 func (c *call) limitKey(n limit.Name) string {
-	if n.Scope() == limit.ByUser && c.actor.SignedIn() {
-		return "u" + strconv.FormatInt(int64(c.actor.User), 36) // no address begins with a u
+	who := limit.Caller{Actor: c.actor, Address: c.client}
+	switch n.Scope() {
+	case limit.ByRoute:
+		who.Route = c.route.name
+	case limit.BySale:
+		who.Sale = c.r.PathValue("sale")
 	}
-	return limit.AddressKey(c.client)
+	return n.Key(who)
 }
 
 // clientGone reports whether err only says that the caller has left, so that there is nobody to answer.

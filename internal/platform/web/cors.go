@@ -10,9 +10,9 @@ import (
 var (
 	corsTrue    = []string{"true"}
 	corsHeaders = []string{"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, Api-Version, " +
-		"Levee-Admission, Prefer"}
-	corsExpose = []string{"ETag, Location, Link, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id, " +
-		"Idempotency-Replayed"}
+		"Levee-Admission, Levee-Marker, Prefer"}
+	corsExpose = []string{"ETag, Location, Link, Retry-After, RateLimit, RateLimit-Policy, X-Request-Id, " +
+		"Idempotency-Replayed, Levee-Marker"}
 	corsMaxAge = []string{"600"} // ten minutes: a changed list reaches browsers soon, and few requests pay twice
 )
 

@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"levee"
+	"levee/internal/platform/body"
 	"levee/internal/platform/limit"
 )
 
@@ -93,7 +94,7 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 	rt := a.adding
 	boundParameters(op, rt.in)
 	if op.RequestBody != nil {
-		if m := op.RequestBody.Content["application/json"]; m != nil && rt.bodyType != nil && formable(shapeOf(rt.bodyType)) {
+		if m := op.RequestBody.Content["application/json"]; m != nil && rt.bodyType != nil && body.Of(rt.bodyType).Formable() {
 			op.RequestBody.Content[formType] = &huma.MediaType{Schema: m.Schema}
 		}
 	}
@@ -167,12 +168,11 @@ func (a *api) addHeaders(rt *route, resp *huma.Response) {
 	if resp.Headers == nil {
 		resp.Headers = map[string]*huma.Param{}
 	}
-	integer, text := &huma.Schema{Type: huma.TypeInteger}, &huma.Schema{Type: huma.TypeString}
+	text := &huma.Schema{Type: huma.TypeString}
 	resp.Headers["X-Request-Id"] = &huma.Param{Schema: text, Description: "Under which the server's log knows this request"}
 	if rt.Limit != limit.None {
-		resp.Headers["RateLimit-Limit"] = &huma.Param{Schema: integer, Description: "How many requests may come at once"}
-		resp.Headers["RateLimit-Remaining"] = &huma.Param{Schema: integer, Description: "How many more may come now"}
-		resp.Headers["RateLimit-Reset"] = &huma.Param{Schema: integer, Description: "Seconds until all may come again"}
+		resp.Headers["RateLimit"] = &huma.Param{Schema: text, Description: `Where the caller stands in each limit: "write";r=39;t=1 is 39 more now, and all again in 1 s`}
+		resp.Headers["RateLimit-Policy"] = &huma.Param{Schema: text, Description: `Each limit: "write";q=40;w=2 is 40 at once, which come again in 2 s`}
 	}
 	if rt.Idempotent {
 		resp.Headers["Idempotency-Replayed"] = &huma.Param{Schema: text, Description: `"true" when this is the first answer again`}

@@ -7,11 +7,12 @@ import (
 )
 
 type metrics struct {
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	inflight prometheus.Gauge
-	panics   prometheus.Counter
-	conns    prometheus.Gauge
+	requests  *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
+	inflight  prometheus.Gauge
+	panics    prometheus.Counter
+	forwarded prometheus.Counter
+	conns     prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -28,6 +29,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		})),
 		panics: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "levee_web_panics_total", Help: "Handlers that panicked.",
+		})),
+		forwarded: obs.Register(r, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "levee_web_forwarded_total", Help: "Requests that were taken to the node that keeps what they are about.",
 		})),
 		conns: obs.Register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "levee_web_connections_current", Help: "Open connections.",

@@ -112,7 +112,7 @@ func Once[O any](ctx context.Context, d *db.DB, route, key string, body any,
 	if err != nil {
 		return nil, err
 	}
-	// Most repeats find the answer without asking the one writer.
+	// Most repeats find the answer without a transaction.
 	if a, err := findAnswer(ctx, d, actor, route, key); err == nil {
 		return replay[O](ctx, a, hash)
 	} else if !errors.Is(err, db.ErrNoRows) {
@@ -122,12 +122,16 @@ func Once[O any](ctx context.Context, d *db.DB, route, key string, body any,
 	var kept *answer
 	err = d.Tx(ctx, route, func(ctx context.Context, tx *db.Tx) error {
 		out, kept = nil, nil
-		a, err := findAnswer(ctx, tx, actor, route, key)
-		if err == nil {
+		// The row comes first and is filled in at the end: where transactions run side by side, a second one with this key waits here
+		// for the first. To look for the row before it is written would lock the gap that all new keys go into.
+		_, err := tx.Exec(ctx, "INSERT INTO web_answer (actor_id, route, idem_key, body_hash, answer, created_at) VALUES (?, ?, ?, ?, '', ?)",
+			actor, route, key, hash, nowOf(ctx).UnixMicro())
+		if db.IsUnique(err) {
+			a, err := findAnswer(ctx, tx, actor, route, key)
 			kept = &a
-			return nil
+			return err
 		}
-		if !errors.Is(err, db.ErrNoRows) {
+		if err != nil {
 			return err
 		}
 		if out, err = fn(ctx, tx); err != nil {
@@ -140,8 +144,7 @@ func Once[O any](ctx context.Context, d *db.DB, route, key string, body any,
 		if len(text) > answerMax {
 			return fmt.Errorf("the answer of %d bytes is more than %d and cannot be kept", len(text), answerMax)
 		}
-		_, err = tx.Exec(ctx, "INSERT INTO web_answer (actor_id, route, idem_key, body_hash, answer, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-			actor, route, key, hash, string(text), nowOf(ctx).UnixMicro())
+		_, err = tx.Exec(ctx, "UPDATE web_answer SET answer = ? WHERE actor_id = ? AND route = ? AND idem_key = ?", string(text), actor, route, key)
 		return err
 	})
 	switch {

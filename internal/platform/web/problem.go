@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"levee"
-	"levee/internal/platform/obs"
+	"levee/internal/platform/body"
 )
 
 // problem is the body of every answer with a status of 400 and above (RFC 9457).
@@ -127,7 +127,7 @@ func describe(err error) *problem {
 	p.Type = "urn:levee:error:" + p.Code
 	if p.Status != http.StatusInternalServerError {
 		for _, f := range e.Fields {
-			p.Errors = append(p.Errors, problemField{Field: f.Field, Allowed: f.Allowed, Given: showable(f.Field, f.Given)})
+			p.Errors = append(p.Errors, problemField{Field: f.Field, Allowed: f.Allowed, Given: body.Showable(f.Field, f.Given)})
 		}
 	}
 	if retry := e.RetryAfter; retry > 0 {
@@ -143,18 +143,6 @@ func (p *problem) setHeader(name, value string) {
 		p.headers = http.Header{}
 	}
 	p.headers.Set(name, value)
-}
-
-// showable keeps secrets out of answers, which end up in other people's logs.
-func showable(field, given string) string {
-	last := field[strings.LastIndexByte(field, '.')+1:]
-	if i := strings.IndexByte(last, '['); i >= 0 {
-		last = last[:i]
-	}
-	if given != "" && obs.Redact(last) {
-		return "[redacted]"
-	}
-	return levee.Shorten(strings.ToValidUTF8(given, "\uFFFD"), 80)
 }
 
 // Problem returns the status and the body of the answer to err, as application/problem+json, without a request id: for answers

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/body"
 )
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
@@ -46,9 +47,9 @@ func decodeJSON(data []byte, v any) error {
 	if t.Kind() != reflect.Pointer {
 		return errors.New("web.ReadJSON needs a pointer")
 	}
-	if err := checkJSON(data, shapeOf(t.Elem())); err != nil {
+	if err := body.Check(data, body.Of(t.Elem())); err != nil {
 		// What is no JSON at all is told before what is wrong inside, as in typed routes.
-		if broken := checkJSON(data, nil); levee.CodeOf(broken) == levee.CodeMalformed {
+		if broken := body.Check(data, nil); levee.CodeOf(broken) == levee.CodeMalformed {
 			return broken
 		}
 		return err

@@ -15,6 +15,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"levee"
+	"levee/internal/platform/body"
+	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 )
 
@@ -45,6 +47,11 @@ type Route struct {
 	Timeout time.Duration
 	// Quiet logs the request at debug only, unless it failed in us (5xx): for routes that are asked thousands of times a second.
 	Quiet bool
+	// Kept names what one node at a time keeps and this operation needs: where that is another node, the request goes there.
+	Kept string
+	// Replica lets the handler's reads go to a replica of the database: what it answers may be db.Config.ReplicaLag old, but never
+	// lacks what the asker's own session wrote. For lists and pages that decide nothing and that nobody is told to look at again.
+	Replica bool
 	// Hidden keeps it out of the document.
 	Hidden bool
 }
@@ -73,7 +80,7 @@ type route struct {
 	query    map[string]bool // known query parameters, true for lists; nil: not checked
 	op       *huma.Operation
 	schema   *huma.Schema // of the JSON body
-	shape    *shape
+	shape    *body.Shape
 	required bool // a body must come
 	private  bool // an operation of the API: its answers are for the caller alone unless the handler says otherwise
 	inType   string
@@ -169,12 +176,18 @@ func (s *Server) mount(rt *route, h http.HandlerFunc) {
 		if rt.private {
 			c.Header()["Cache-Control"] = privateOnly
 		}
+		if rt.Kept != "" && s.elsewhere(c, r, rt.Kept) {
+			return
+		}
 		if err := s.admit(c, r); err != nil {
 			WriteError(c, r, err)
 			return
 		}
 		if cancel := c.limitTime(r); cancel != nil {
 			defer cancel()
+		}
+		if rt.Replica { // from here on: who asks and what he may do was read from the primary
+			c.Context = db.Using(c.Context, db.OnReplica)
 		}
 		h(w, r)
 	})
@@ -265,16 +278,41 @@ func permit(c *call, roles levee.Roles) error {
 	return levee.E(levee.CodeForbidden, "this is for %s", strings.Join(roles.Names(), " or "))
 }
 
-// throttle charges the request and tells the caller where he stands.
+// throttle charges the request to its route's limit and, as one step with it, to the brakes that an operator has pulled, and tells the
+// caller where he stands.
 func (s *Server) throttle(c *call, n limit.Name) error {
-	d := s.parts.Limits.Allow(c, n, c.limitKey(n))
-	if d.Limit == 0 {
+	l := s.parts.Limits
+	var state [64]byte
+	if !l.On(limit.Token) && !l.On(limit.Route) && !l.On(limit.Sale) {
+		d := l.Allow(c, n, c.limitKey(n))
+		if d.Limit > 0 {
+			c.setLine("Ratelimit-Policy", linePolicy, l.Policy(n))
+			c.setLine("Ratelimit", lineState, string(d.AppendState(state[:0], n)))
+		}
 		return d.Err()
 	}
-	c.setLine("Ratelimit-Limit", lineLimit, strconv.Itoa(d.Limit))
-	c.setLine("Ratelimit-Remaining", lineRemaining, strconv.Itoa(d.Remaining))
-	c.setLine("Ratelimit-Reset", lineReset, strconv.FormatInt(int64((d.Reset+time.Second-1)/time.Second), 10))
-	return d.Err()
+	asks := append(make([]limit.Ask, 0, 4), limit.Ask{Name: n, Key: c.limitKey(n)}, limit.Ask{Name: limit.Route, Key: c.limitKey(limit.Route)})
+	if c.actor.SignedIn() {
+		asks = append(asks, limit.Ask{Name: limit.Token, Key: c.limitKey(limit.Token)})
+	}
+	if c.r.PathValue("sale") != "" {
+		asks = append(asks, limit.Ask{Name: limit.Sale, Key: c.limitKey(limit.Sale)})
+	}
+	ds := l.AllowAll(c, asks...)
+	policy, items := make([]byte, 0, 96), state[:0]
+	for i, d := range ds {
+		if d.Limit > 0 {
+			if len(items) > 0 {
+				policy, items = append(policy, ", "...), append(items, ", "...)
+			}
+			policy, items = append(policy, l.Policy(asks[i].Name)...), d.AppendState(items, asks[i].Name)
+		}
+	}
+	if len(items) > 0 {
+		c.setLine("Ratelimit-Policy", linePolicy, string(policy))
+		c.setLine("Ratelimit", lineState, string(items))
+	}
+	return ds.Err()
 }
 
 // takes reports whether the body may be of this media type.

@@ -80,6 +80,8 @@ type Parts struct {
 	DB     *db.DB        // nil: Ready alone decides
 	// Authenticate is asked before the body is read. Nil: everybody is a visitor.
 	Authenticate Authenticate
+	// Nodes is how requests reach the node that keeps what they are about. Without a Keeper every route is answered here.
+	Nodes Nodes
 	// Ready tells why this node should get no requests now. Nil: the database answers.
 	Ready          func(ctx context.Context) error
 	Title, Version string
@@ -98,6 +100,8 @@ type Server struct {
 	routes  []*route
 	fast    func(http.ResponseWriter, *http.Request) bool
 	home    http.Handler
+
+	forward *forwarder // nil: there are no other nodes
 
 	bodyGrace, writeGrace time.Duration
 
@@ -169,6 +173,12 @@ func New(cfg Config, p Parts) (_ *Server, err error) {
 		}
 	}
 	s.fixed = s.fixedHeaders()
+	if p.Nodes.Keeper != nil {
+		if len(p.Nodes.Key) != 32 {
+			return nil, levee.Invalid("parts.nodes.key", "32 bytes", len(p.Nodes.Key))
+		}
+		s.forward = newForwarder(s, p.Nodes)
+	}
 	s.api = newAPI(s)
 	return s, nil
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"levee"
+	"levee/internal/platform/backends"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
@@ -117,7 +119,7 @@ func newSite(t testing.TB, cfg Config, change ...func(*Parts)) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := db.Open(t.Context(), db.Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "http.db")}, o)
+	d, err := db.Open(t.Context(), database(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -535,11 +537,15 @@ func TestThrottle(t *testing.T) {
 	for i, want := range []int{204, 204, 429, 429} {
 		a := s.ask("POST", "/v1/accounts", "")
 		a.want(t, want)
-		if a.Header.Get("RateLimit-Limit") != "2" || a.Header.Get("RateLimit-Remaining") == "" || a.Header.Get("RateLimit-Reset") == "" {
-			t.Errorf("%d: %v", i, a.Header)
+		if p := a.Header.Get("RateLimit-Policy"); p != `"sign_up";q=2;w=3600` {
+			t.Errorf("%d: policy %q", i, p)
 		}
-		if want == 429 && (a.Header.Get("Retry-After") == "" || a.Header.Get("RateLimit-Remaining") != "0") {
-			t.Errorf("%v", a.Header)
+		left := []string{"1", "0", "0", "0"}[i]
+		if got := a.Header.Get("RateLimit"); got != `"sign_up";r=`+left+`;t=3600` {
+			t.Errorf("%d: %q, want %s remaining", i, got, left)
+		}
+		if retry := a.Header.Get("Retry-After"); (want == 429) != (retry != "") {
+			t.Errorf("%d: Retry-After %q with %d", i, retry, want)
 		}
 	}
 	// By address: a token does not buy more.
@@ -547,6 +553,41 @@ func TestThrottle(t *testing.T) {
 	r := httptest.NewRequest("POST", "/v1/accounts", nil)
 	r.RemoteAddr = "203.0.113.9:1"
 	s.do(r).want(t, 204)
+}
+
+// Brakes that an operator pulls are asked beside the route's own limit, as one step: who is refused by one uses up none.
+func TestThrottleByBrakes(t *testing.T) {
+	s := newSite(t, Config{})
+	pull := func(rates string, r limit.Rate, more ...limit.Name) {
+		t.Helper()
+		changed := map[limit.Name]limit.Rate{}
+		for _, n := range more {
+			changed[n] = r
+		}
+		if err := s.parts.Limits.Set(changed); err != nil {
+			t.Fatal(rates, err)
+		}
+	}
+	pull("route", limit.Rate{Count: 1, Per: time.Hour}, limit.Route)
+	a := s.ask("POST", "/v1/accounts", "").want(t, 204)
+	if got, want := a.Header.Get("RateLimit"), `"sign_up";r=1;t=3600, "route";r=0;t=3600`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := a.Header.Get("RateLimit-Policy"), `"sign_up";q=2;w=3600, "route";q=1;w=3600`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	r := httptest.NewRequest("POST", "/v1/accounts", nil)
+	r.RemoteAddr = "203.0.113.9:1" // whoever asks: the route is braked for all
+	if a := s.do(r).want(t, 429); a.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	pull("none", limit.Rate{})
+	r = httptest.NewRequest("POST", "/v1/accounts", nil)
+	r.RemoteAddr = "203.0.113.9:1"
+	a = s.do(r).want(t, 204) // what the brake refused was not charged to the address
+	if got := a.Header.Get("RateLimit"); got != `"sign_up";r=1;t=3600` {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestLimitKeys(t *testing.T) {
@@ -741,4 +782,23 @@ func TestLevelOfQuietRoutes(t *testing.T) {
 	if e := s.log.events("request"); len(e) != 1 || e[0]["level"] != slog.LevelInfo.String() {
 		t.Errorf("%v", e)
 	}
+}
+
+// database is a fresh one of the tier under test. (platformtest, which has this for rooms, stands on this package.)
+func database(t testing.TB) db.Config {
+	t.Helper()
+	twice := os.Getenv("LEVEE_TEST_RUN_TWICE") == "1"
+	if os.Getenv("LEVEE_TEST_TIER") != "distributed" {
+		return db.Config{URL: "sqlite:" + filepath.Join(t.TempDir(), "http.db"), RunTwice: twice}
+	}
+	server, err := backends.MySQL(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, drop, err := server.NewDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(drop)
+	return db.Config{URL: url, Password: obs.Secret(server.Password()), Writers: 16, Readers: 4, RunTwice: twice}
 }
