@@ -2,7 +2,7 @@
 import { after, before, describe } from 'node:test'
 import assert from 'node:assert/strict'
 import { House, until } from './house.mjs'
-import { Person, desktop, phone, story } from './people.mjs'
+import { Person, browser, desktop, measure, phone, story } from './people.mjs'
 import { picture } from './drawn.mjs'
 
 describe('the waiting room', () => {
@@ -99,6 +99,8 @@ describe('the waiting room', () => {
   story('work is done by the page itself', async () => {
     const sale = await house.sale({ units: 10, admission: { brake: 'work', work_bits: 14 } })
     const p = await Person.open(house)
+    const requested = []
+    p.page.on('request', (r) => requested.push(r.url()))
     await house.customer('worker')
     await p.signIn('worker', `/sales/${sale.id}`)
     await p.step('open')
@@ -107,6 +109,31 @@ describe('the waiting room', () => {
     if (step === 'challenge') assert.equal(await p.hook('challenge').getAttribute('data-kind'), 'work')
     if ((await p.step('admitted', 'won')) === 'admitted') await p.hook('buy').click()
     await p.step('won')
+
+    // How fast the page's own worker is, for docs/admission.md. The policy lets nobody else start it, so it is switched off here.
+    const script = requested.find((url) => /work\.worker/.test(url))
+    const context = await (await browser()).newContext({ bypassCSP: true })
+    const page = await context.newPage()
+    await page.goto(house.base)
+    const rate = await page.evaluate(
+      (script) =>
+        new Promise((done) => {
+          const w = new Worker(script, { type: 'module' })
+          let tries = 0
+          let began = 0 // from the second word on: the worker's start is not its pace
+          w.onmessage = (e) => {
+            if (began) tries += e.data.tries
+            else began = performance.now()
+            const seconds = (performance.now() - began) / 1000
+            if (seconds > 1.5) (w.terminate(), done(Math.round(tries / seconds)))
+          }
+          w.postMessage({ challenge: 'a'.repeat(64), bits: 200, start: 0, step: 1 })
+        }),
+      script,
+    )
+    await context.close()
+    assert.ok(rate > 0)
+    await measure('hashes_per_second', rate)
     await p.close()
   })
 

@@ -197,3 +197,41 @@ export const listDeliveries = (id: string, q: { state?: Delivery['state']; after
 export const getDelivery = (id: string) => of(() => api.GET('/v1/webhook-deliveries/{id}', at(id))) as unknown as Promise<WholeDelivery>
 export const replayDelivery = (id: string) => of(() => api.POST('/v1/webhook-deliveries/{id}/replays', at(id)))
 export const replayFrom = (id: string, body: S['ReplayWebhookRequest']) => of(() => api.POST('/v1/webhooks/{id}/replays', { ...at(id), body }))
+
+// ---- the machinery, for administrators ----
+
+export type Schedule = S['OpsScheduleView']
+export type Job = S['OpsJobView']
+export type JobState = Job['state']
+export type Queue = S['GetJobQueueResponse']
+export type Listeners = S['ListEventListenersResponse']
+export type Listener = S['OpsListenerView']
+export type Parked = S['OpsParkedView']
+export type ScheduleTerms = S['OpsTerms']
+
+const named = (name: string) => ({ params: { path: { name } } })
+export const listSchedules = (q: { prefix?: string; state?: Schedule['state']; after?: string; limit?: number }) => of(() => api.GET('/v1/schedules', { params: { query: q } }))
+export const getSchedule = (name: string) => of(() => api.GET('/v1/schedules/{name}', named(name)))
+export const createSchedule = (body: S['CreateScheduleRequest']) => of(() => api.POST('/v1/schedules', { body }))
+export const changeSchedule = (name: string, body: ScheduleTerms) => of(() => api.PATCH('/v1/schedules/{name}', { ...named(name), body }))
+export const removeSchedule = (name: string) => done(() => api.DELETE('/v1/schedules/{name}', named(name)))
+export const pauseSchedule = (name: string) => of(() => api.POST('/v1/schedules/{name}/pause', named(name)))
+export const resumeSchedule = (name: string, from: 'now' | 'pause') => of(() => api.POST('/v1/schedules/{name}/resume', { ...named(name), body: { from } }))
+export const runSchedule = (name: string) => of(() => api.POST('/v1/schedules/{name}/runs', named(name)))
+export const explainTrigger = (text: string, limit: number) => of(() => api.GET('/v1/triggers', { params: { query: { text, limit } } }))
+
+export const jobStates = ['waiting', 'later', 'running', 'dead', 'done', 'cancelled'] as const
+export const getQueue = () => of(() => api.GET('/v1/job-queue'))
+export const pauseJobs = (what: 'pool' | 'kind', name: string) => done(() => api.PUT('/v1/job-queue/pauses/{what}/{name}', { params: { path: { what, name } } }))
+export const resumeJobs = (what: 'pool' | 'kind', name: string) => done(() => api.DELETE('/v1/job-queue/pauses/{what}/{name}', { params: { path: { what, name } } }))
+export const listJobs = (q: { state?: JobState; kind?: string; pool?: string; source?: string; after?: string; limit?: number }) => of(() => api.GET('/v1/jobs', { params: { query: q } }))
+export const getJob = (id: string) => of(() => api.GET('/v1/jobs/{id}', at(id)))
+export const cancelJob = (id: string) => done(() => api.POST('/v1/jobs/{id}/cancellation', at(id)))
+export const retryJob = (id: string) => done(() => api.POST('/v1/jobs/{id}/retry', at(id)))
+
+export const listListeners = () => of(() => api.GET('/v1/event-listeners'))
+export const forgetListener = (listener: string) => done(() => api.DELETE('/v1/event-listeners/{listener}', { params: { path: { listener } } }))
+export const replayEvents = (listener: string, since?: string) => of(() => api.POST('/v1/event-listeners/{listener}/replay', { params: { path: { listener } }, body: { ...(since && { since }) } }))
+export const listParked = (listener: string, after?: string) => of(() => api.GET('/v1/parked-events', { params: { query: { listener, after, limit: 20 } } }))
+export const retryParked = (listener: string, event: string) => done(() => api.POST('/v1/parked-events/{listener}/{event}/retry', { params: { path: { listener, event } } }))
+export const discardParked = (listener: string, event: string) => done(() => api.DELETE('/v1/parked-events/{listener}/{event}', { params: { path: { listener, event } } }))
