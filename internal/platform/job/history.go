@@ -47,7 +47,7 @@ type Info struct {
 	Source   string // see From
 	State    State
 	Args     string // JSON
-	Due      time.Time
+	Due      time.Time       // of one that waits; zero: it was interrupted, and is before all others
 	Attempts int             // begun ones; those that were interrupted do not count
 	Node     string          // that runs it, known after a third of the lease, or ran it last
 	Progress *Progress       // of one that waits or runs; nil: none was told
@@ -126,7 +126,10 @@ func (j *Jobs) readTask(rows *db.Rows) (i Info, err error) {
 	i.Pool, i.Priority, _ = splitLane(lane)
 	i.State = Running
 	if !running {
-		i.Due, i.State = time.UnixMicro(due), Waiting
+		i.State = Waiting
+		if due > 0 {
+			i.Due = time.UnixMicro(due)
+		}
 		if i.Due.After(j.clock()) {
 			i.State = Later
 		}

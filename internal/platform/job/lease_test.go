@@ -178,6 +178,42 @@ func TestStuck(t *testing.T) {
 	})
 }
 
+// What was interrupted begins again before what has waited for longer: its turn had come already.
+func TestInterruptedComeFirst(t *testing.T) {
+	for _, how := range []string{"given back", "taken back"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := open(t)
+				kind := func() *Kind[args] {
+					return Define("job", Options{}, func(context.Context, args) error { return nil })
+				}
+				k := kind()
+				j := h.jobs(Config{}, k)
+				first := enqueue(h, k, args{1})
+				time.Sleep(time.Second)
+				claims := take(t, j)
+				for n := range 20 {
+					enqueue(h, k, args{n})
+				}
+				time.Sleep(time.Second)
+				other := h.jobs(Config{}, kind())
+				if how == "taken back" {
+					rescue(t, other)
+				} else if err := j.end(t.Context(), claims[0], ending{outcome: outcomeInterrupted}); err != nil {
+					t.Fatal(err)
+				}
+				if i := h.info(other, first); i.State != Waiting || how == "taken back" && !i.Due.IsZero() {
+					t.Errorf("while it waits: %+v", i)
+				}
+				again, _, _, err := other.claim(t.Context(), all(other, 1))
+				if err != nil || len(again) != 1 || again[0].id != first {
+					t.Errorf("the next is %v, %v; want job %d", again, err, first)
+				}
+			})
+		})
+	}
+}
+
 // A job that takes its process down again and again is given up.
 func TestPoison(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -100,15 +100,14 @@ func (j *Jobs) expired(ctx context.Context) (found []expired, next time.Time, er
 	return found, next, nil
 }
 
-// takeBackTx lets what has expired wait again, unless it was extended, ended or taken since it was read.
+// takeBackTx lets what has expired wait again, before all others of its lane, unless it was extended, ended or taken since it was read.
 func (j *Jobs) takeBackTx(ctx context.Context, tx *db.Tx, found []expired) error {
-	now := j.clock().UnixMicro()
 	const text = "its lease ran out again and again while it ran: does it take the process down?"
 	var again, dead []expired
 	var ends []End
 	for _, e := range found {
-		err := held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, fence = fence + 1, attempts = attempts - 1, `+
-			`crashes = crashes + 1 WHERE id = ? AND fence = ? AND lease_until = ?`, now, e.id, e.fence, e.until))
+		err := held(tx.Exec(ctx, `UPDATE job_task SET due_at = 0, lease_until = NULL, fence = fence + 1, attempts = attempts - 1, `+
+			`crashes = crashes + 1 WHERE id = ? AND fence = ? AND lease_until = ?`, e.id, e.fence, e.until))
 		if errors.Is(err, errLost) {
 			continue // it was extended or taken meanwhile
 		}

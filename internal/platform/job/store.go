@@ -148,7 +148,9 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (claims []*claim, missed
 		left := c.until.Sub(now)
 		c.until = began.Add(left) // from here on by the monotonic clock
 		c.beat = began.Add(left / 3)
-		c.pool.late.Observe(max(now.Sub(c.dueAt).Seconds(), 0))
+		if c.dueAt.UnixMicro() > 0 { // it was not taken back
+			c.pool.late.Observe(max(now.Sub(c.dueAt).Seconds(), 0))
+		}
 	}
 	return claims, missed, deals, nil
 }

@@ -98,7 +98,7 @@ func main() {
 	flag.BoolVar(&o.loose, "loose", false, "chaos: the control: effects do not commit with the end of their job")
 	chaosJobs := flag.Int("chaos-jobs", 100_000, "chaos: jobs")
 	flag.DurationVar(&o.kills, "kill-every", time.Second, "chaos: pause between two kills")
-	flag.DurationVar(&o.lease, "lease", 15*time.Second, "chaos: the lease of the workers; 15 s is what it comes with")
+	flag.DurationVar(&o.lease, "lease", 10*time.Second, "chaos: the lease of the workers; 10 s is what it comes with")
 	flag.DurationVar(&o.length, "patience", 20*time.Minute, "the most time for one measurement")
 	flag.Parse()
 	if o.quick {
