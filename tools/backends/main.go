@@ -310,15 +310,50 @@ func check(ctx context.Context, words []string, out io.Writer) error {
 		return usageError{fmt.Sprintf("check takes no words, got %q", words[0])}
 	}
 	var all error
+	no := func(err error) {
+		fmt.Fprintln(out, "no:", err)
+		all = errors.New("not every backend can be had")
+	}
 	for _, what := range []wanted{{mysql: true, replicas: 1}, {redis: "redis"}, {redis: "sentinel"}, {redis: "cluster"}} {
 		s, err := start(ctx, what, io.Discard)
 		if err != nil {
-			fmt.Fprintln(out, "no:", err)
-			all = errors.New("not every backend can be had")
+			no(err)
 			continue
 		}
 		fmt.Fprintln(out, "yes:", strings.Join(s.lines, "\n  "))
 		s.stop(io.Discard)
 	}
+	for _, what := range others {
+		begin := time.Now()
+		if err := what.try(ctx); err != nil {
+			no(err)
+			continue
+		}
+		fmt.Fprintf(out, "yes: %s (ready and stopped after %v)\n", what.name, time.Since(begin).Round(time.Millisecond))
+	}
 	return all
+}
+
+// others are the servers that tests start by themselves and this command does not offer.
+var others = []struct {
+	name string
+	try  func(ctx context.Context) error
+}{
+	{"etcd", func(ctx context.Context) error {
+		return tried(backends.StartEtcd(ctx, backends.EtcdOptions{}))
+	}},
+	{"RabbitMQ", func(ctx context.Context) error { return tried(backends.StartRabbitMQ(ctx)) }},
+	{"OpenSSH", func(ctx context.Context) error { return tried(backends.StartSSH(ctx)) }},
+	{"an S3 server", func(ctx context.Context) error { return tried(backends.StartS3(ctx)) }},
+	{"nginx", func(ctx context.Context) error {
+		_, err := backends.Nginx(ctx)
+		return err
+	}},
+}
+
+func tried(s io.Closer, err error) error {
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }

@@ -281,6 +281,33 @@ describe('the machinery', () => {
     p.check()
   })
 
+  story('events that were kept are replayed, and the page says from where to where', async () => {
+    const keeps = await House.start({ event: { kept: 'order.*' } })
+    const who = await Person.open(keeps, { size: desktop })
+    try {
+      const sale = await keeps.sale({ token_needed: false })
+      for (const c of await keeps.customers(3)) await c.post(`/v1/sales/${sale.id}/purchases`, { quantity: 1 })
+      const one = (await keeps.admin.get('/v1/event-listeners')).items.find((l) => l.events.some((e) => e.startsWith('order.created')))
+      const at = async () => (await keeps.admin.get('/v1/event-listeners')).items.find((l) => l.name === one.name)
+      await until('the orders were heard', async () => (await at()).waiting === 0)
+      await who.console('/console/events', 'administrator')
+      await go(who, `/console/events/${encodeURIComponent(one.name)}`, 'page-listener')
+      await who.hook('replay').click()
+      assert.equal(await who.hook('nothing-kept').count(), 0)
+      await who.hook('submit').click()
+      const said = who.page.locator('.el-message--success')
+      await said.waitFor()
+      assert.match(await said.innerText(), /\d+.*\d+/)
+      await who.hook('replay-dialog').waitFor({ state: 'hidden' })
+      await until('all was given once more', async () => !(await at()).replay)
+      assert.equal((await keeps.admin.get('/v1/audit?action=event.replay')).items.length, 1)
+      who.check()
+    } finally {
+      await who.leave()
+      await keeps.close()
+    }
+  })
+
   story('a parked event is shown without what is secret in it, retried and discarded', async () => {
     const { items: listeners } = await house.admin.get('/v1/event-listeners')
     const one = listeners.find((l) => l.name === 'line.order_paid')
@@ -311,6 +338,26 @@ describe('the machinery', () => {
     assert.equal((await left()).length, 1)
     assert.equal((await house.admin.get('/v1/audit?action=event.retry')).items.length, 1)
     await p.page.keyboard.press('Escape')
+    p.check()
+  })
+
+  story('a job that runs shows how far it is', async () => {
+    await broken('long/broken')
+    await house.admin.post('/v1/schedules/long%2Fbroken/runs')
+    const [job] = await until('it waits for its next attempt', async () => {
+      const list = await jobs({ state: 'later', source: 'schedule/long/broken' })
+      return list.length > 0 && list
+    })
+    // As a process that has just been paused leaves it: it runs, and nobody counts on.
+    const progress = JSON.stringify({ done: 3, total: 8, text: 'three of eight <pages>' })
+    assert.equal(spoil('UPDATE job_task SET due_at = NULL, lease_until = ?, progress = ? WHERE source = ? AND due_at IS NOT NULL', (Date.now() + 60_000) * 1000, progress, 'schedule/long/broken'), 1)
+    await go(p, `/console/jobs/${job.id}`, 'page-job')
+    const bar = p.hook('progress').getByRole('progressbar').or(p.hook('progress'))
+    await until('the bar shows three of eight', async () => (await bar.first().getAttribute('aria-valuenow')) === '38')
+    await p.page.getByText('three of eight <pages>').waitFor()
+    await p.accessible('a job under way')
+    // Its lease is over soon, and it is taken back.
+    await until('it runs again', async () => (await jobs({ state: 'later', source: 'schedule/long/broken' })).length > 0, 40_000)
     p.check()
   })
 

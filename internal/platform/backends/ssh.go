@@ -23,6 +23,9 @@ import (
 // package is unpacked into a folder of this process.
 var sshTool = tool{"OpenSSH's server", []string{"sshd"}, []string{"openssh-server"}, ""}
 
+// sshLibraries are what it needs beside the base system; they are installed, where they are missing.
+var sshLibraries = tool{server: "what OpenSSH's server needs", packages: []string{"libwrap0", "libgssapi-krb5-2", "libkrb5-3", "libcom-err2"}}
+
 // SSHServer is one OpenSSH server on a free port, run as the user who runs the tests, or as nobody where that is root. This user alone may log
 // in, by a key, to have connections forwarded. Its methods may be called by several goroutines.
 type SSHServer struct {
@@ -184,13 +187,26 @@ func (s *SSHServer) program(ctx context.Context) (string, error) {
 	if err := os.WriteFile(path, unpacked.program, 0o755); err != nil {
 		return "", err
 	}
-	// Its libraries may be missing: then the system's loader ends it with 127.
-	if out, err := exec.CommandContext(ctx, path, "-t", "-f", os.DevNull).CombinedOutput(); err != nil {
-		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() == 127 {
-			return "", fmt.Errorf("%w: %s was fetched and does not run here: %w: %s", ErrMissing, sshTool.server, err, strings.TrimSpace(string(out)))
-		}
+	err := runs(ctx, path)
+	if err != nil && install(ctx, sshLibraries) == nil {
+		err = runs(ctx, path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: %s was fetched and does not run here: %w", ErrMissing, sshTool.server, err)
 	}
 	return path, nil
+}
+
+// runs tells whether the server finds its libraries: else the system's loader ends it with 127.
+func runs(ctx context.Context, path string) error {
+	out, err := exec.CommandContext(ctx, path, "-t", "-f", os.DevNull).CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() != 127 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // unpackSSH fetches the package into a folder that it makes, and returns the program.

@@ -381,9 +381,10 @@ func TestEmptiedServer(t *testing.T) {
 // A replica that lagged takes the server's place. It has an old value where its primary had a tombstone: that must not be seen, by
 // strict reads ever and by others but for milliseconds. The control looks at what the replica itself would have answered.
 func TestFailOverToAReplicaThatLagged(t *testing.T) {
-	old, promoted := startServer(t, "--repl-diskless-sync-delay", "0"), startServer(t)
+	old, promoted := startServer(t), startServer(t)
 	w := startWire(t, old.addr())
-	promoted.do("REPLICAOF", "127.0.0.1", old.port)
+	host, port, _ := net.SplitHostPort(old.addr())
+	promoted.do("REPLICAOF", host, port)
 	a, b := node[int64](t, w.addr(), SharedConfig{}), node[int64](t, w.addr(), SharedConfig{})
 	var d table
 	for k := range 5 {

@@ -2,12 +2,7 @@ package cache
 
 import (
 	"context"
-	"io"
-	"net"
-	"os/exec"
-	"strconv"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,63 +10,41 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	goredis "github.com/redis/go-redis/v9"
 
+	"levee/internal/platform/backends"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/redis"
 )
 
 // server is a Redis of the test's own, to be killed and stopped at will.
 type server struct {
-	t    testing.TB
-	port string
-	args []string
-	cmd  *exec.Cmd
+	t testing.TB
+	*backends.RedisServer
 }
 
-func startServer(t testing.TB, args ...string) *server {
+func startServer(t testing.TB) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	r, err := backends.StartRedis(context.Background(), backends.RedisOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, port: strconv.Itoa(l.Addr().(*net.TCPAddr).Port)}
-	s.args = append([]string{"--port", s.port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", ""}, args...)
-	_ = l.Close()
-	s.start()
-	t.Cleanup(s.kill)
-	return s
+	t.Cleanup(func() { _ = r.Close() })
+	return &server{t, r}
 }
 
-func (s *server) addr() string { return "127.0.0.1:" + s.port }
+func (s *server) addr() string { return s.Addr() }
 
-func (s *server) start() {
+func (s *server) must(err error) {
 	s.t.Helper()
-	s.cmd = exec.Command("redis-server", s.args...)
-	s.cmd.SysProcAttr = dieWithParent()
-	s.cmd.Stdout = io.Discard
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatalf("redis-server (Debian: redis-server) is needed for this test: %v", err)
+	if err != nil {
+		s.t.Error(err)
 	}
-	c := goredis.NewClient(&goredis.Options{Addr: s.addr(), MaxRetries: -1})
-	defer func() { _ = c.Close() }()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if c.Ping(context.Background()).Err() == nil {
-			return
-		}
-	}
-	s.t.Fatal("redis-server does not start")
 }
 
 // kill is SIGKILL; start begins anew, with nothing kept.
-func (s *server) kill() {
-	if s.cmd != nil {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-		s.cmd = nil
-	}
-}
-
-func (s *server) pause()  { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
-func (s *server) resume() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
+func (s *server) kill()   { s.t.Helper(); s.must(s.Kill()) }
+func (s *server) start()  { s.t.Helper(); s.must(s.RestartEmpty(context.Background())) }
+func (s *server) pause()  { s.t.Helper(); s.must(s.Pause()) }
+func (s *server) resume() { s.t.Helper(); s.must(s.Resume()) }
 
 // do runs a command on the server itself.
 func (s *server) do(args ...any) any {

@@ -2,9 +2,6 @@ package cache
 
 import "syscall"
 
-// dieWithParent makes the server end with a test process that was killed.
-func dieWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
-
 // spent is the processor time that this process has used, in nanoseconds: it says something also on a machine that has other things to do.
 func spent() int64 {
 	var u syscall.Rusage
