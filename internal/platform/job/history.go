@@ -46,7 +46,7 @@ type Info struct {
 	Priority int    // of one that waits or runs
 	Source   string // see From
 	State    State
-	Args     string // JSON
+	Args     string          // JSON
 	Due      time.Time       // of one that waits; zero: it was interrupted, and is before all others
 	Attempts int             // begun ones; those that were interrupted do not count
 	Node     string          // that runs it, known after a third of the lease, or ran it last
