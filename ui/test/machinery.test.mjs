@@ -300,7 +300,7 @@ describe('the machinery', () => {
       assert.match(await said.innerText(), /\d+.*\d+/)
       await who.hook('replay-dialog').waitFor({ state: 'hidden' })
       await until('all was given once more', async () => !(await at()).replay)
-      assert.equal((await keeps.admin.get('/v1/audit?action=event.replay')).items.length, 1)
+      assert.equal((await keeps.admin.get('/v1/audit?action=listener.replay')).items.length, 1)
       who.check()
     } finally {
       await who.leave()
