@@ -89,7 +89,7 @@ func define(d *db.DB) steps {
 			what := "callback"
 			all, err := Results[int](ctx)
 			if ctx.Err() != nil {
-				return err // a process that was not heard of for a lease stops its reads: this runs again
+				return ctx.Err() // a process that was not heard of for a lease stops its reads: this runs again
 			}
 			sum := 0
 			for _, n := range all {

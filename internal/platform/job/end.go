@@ -262,11 +262,8 @@ func (j *Jobs) endTx(ctx context.Context, tx *db.Tx, e *ended) error {
 		return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, attempts = attempts - 1, crashes = 0 `+
 			`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, c.id, c.fence))
 	default: // interrupted: as if it had not been, so it waits where it stood
-		if e.pause == 0 {
-			due = c.dueAt.UnixMicro()
-		}
 		return held(tx.Exec(ctx, `UPDATE job_task SET due_at = ?, lease_until = NULL, attempts = attempts - 1 `+
-			`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, due, c.id, c.fence))
+			`WHERE id = ? AND fence = ? AND lease_until IS NOT NULL`, c.dueAt.UnixMicro(), c.id, c.fence))
 	}
 }
 
