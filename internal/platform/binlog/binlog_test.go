@@ -402,20 +402,20 @@ func TestSchemaChanges(t *testing.T) {
 			if got := s.text(); got != "insert []→[1 1 a]; insert []→[2 1 b]; " && metadata == "FULL" {
 				t.Errorf("%s %v", got, s.reasons())
 			}
-			before := len(s.reasons())
 			h.exec("TRUNCATE TABLE item")
-			eventually(t, "what was emptied is dropped", func() bool { return len(s.reasons()) == before+1 })
+			eventually(t, "what was emptied is dropped", func() bool { return strings.Contains(strings.Join(s.reasons(), "; "), "emptied") })
 			h.exec("INSERT INTO item VALUES ('x', 3, 1, 'c', 7)")
 			eventually(t, "it goes on", func() bool { return strings.Contains(s.text(), "[3 1 c]") })
 			// The table changes while nobody follows: with names in the log all is exact, without them everything is dropped.
+			// (Once or twice: the row before may come again when the end of its transaction had not been read yet.)
 			stop()
-			before = len(s.reasons())
+			before := len(s.reasons())
 			h.exec("INSERT INTO item VALUES ('x', 4, 1, 'd', 7)", "ALTER TABLE item DROP COLUMN first_one", "INSERT INTO item VALUES (5, 1, 'e', 7)")
 			f, _ = h.open(cfg)
 			h.run(f)
 			eventually(t, "it goes on", func() bool { return strings.Contains(s.text(), "[5 1 e]") })
 			exact := strings.Contains(s.text(), "[4 1 d]") && len(s.reasons()) == before
-			dropped := !strings.Contains(s.text(), "[4 1 d]") && len(s.reasons()) == before+1
+			dropped := !strings.Contains(s.text(), "[4 1 d]") && len(s.reasons()) > before
 			if metadata == "FULL" && !exact || metadata != "FULL" && !dropped {
 				t.Errorf("%s %v", s.text(), s.reasons())
 			}
