@@ -30,6 +30,7 @@ type lane struct {
 	priority int
 	kind     string // empty: all that have no lane of their own
 	raced    bool   // others were faster at the last claim; of the one who claims alone
+	plenty   bool   // the last look found as much as it asked for; of him, too
 }
 
 func laneKey(pool string, priority int, kind string) string {
@@ -164,7 +165,7 @@ func (j *Jobs) belongs(l *lane, kind string) string {
 	return l.key
 }
 
-// want is a lane with due jobs, of a pool that has room.
+// want is a lane of a pool that has room.
 type want struct {
 	lane *lane
 	room *room
@@ -186,30 +187,20 @@ func (j *Jobs) budget(w want) *int {
 	return &w.room.free
 }
 
-// wants returns the lanes with due jobs in the order in which they are to be claimed, and when the next job of another will be due.
-func (j *Jobs) wants(ctx context.Context, rooms []room, next time.Time) ([]want, time.Time, error) {
-	var due []want
+// wants returns the lanes of which jobs may begin, in the order in which they are to be claimed, and when the next other one may.
+func (j *Jobs) wants(rooms []room, next time.Time) ([]want, time.Time) {
+	var list []want
 	for i := range rooms {
 		j.mu.Lock()
 		lanes := rooms[i].pool.inOrder()
 		j.mu.Unlock()
 		for _, l := range lanes {
-			if may, at := j.mayClaim(l, rooms[i]); !may {
-				if !at.IsZero() {
-					next = sooner(next, at)
-				}
-				continue
-			}
-			in, ok, err := j.nextDue(ctx, l.key)
-			if err != nil {
-				return nil, next, err
-			}
-			if ok && in <= 0 {
-				due = append(due, want{l, &rooms[i]})
-			} else if ok {
-				next = sooner(next, time.Now().Add(in))
+			if may, at := j.mayClaim(l, rooms[i]); may {
+				list = append(list, want{l, &rooms[i]})
+			} else {
+				next = sooner(next, at)
 			}
 		}
 	}
-	return due, next, nil
+	return list, next
 }

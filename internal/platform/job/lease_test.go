@@ -23,11 +23,11 @@ func all(j *Jobs, n int) []want {
 // take claims what is due as a process would that is then killed or paused: nobody extends these leases.
 func take(t *testing.T, j *Jobs) []*claim {
 	t.Helper()
-	claims, _, _, err := j.claim(t.Context(), all(j, 10))
-	if err != nil || len(claims) == 0 {
-		t.Fatalf("claimed %d jobs, %v", len(claims), err)
+	got, err := j.claim(t.Context(), all(j, 10))
+	if err != nil || len(got.claims) == 0 {
+		t.Fatalf("claimed %d jobs, %v", len(got.claims), err)
 	}
-	return claims
+	return got.claims
 }
 
 // rescue watches the leases of others for one lease and takes back those that stood still.
@@ -205,9 +205,9 @@ func TestInterruptedComeFirst(t *testing.T) {
 				if i := h.info(other, first); i.State != Waiting || how == "taken back" && !i.Due.IsZero() {
 					t.Errorf("while it waits: %+v", i)
 				}
-				again, _, _, err := other.claim(t.Context(), all(other, 1))
-				if err != nil || len(again) != 1 || again[0].id != first {
-					t.Errorf("the next is %v, %v; want job %d", again, err, first)
+				again, err := other.claim(t.Context(), all(other, 1))
+				if err != nil || len(again.claims) != 1 || again.claims[0].id != first {
+					t.Errorf("the next is %v, %v; want job %d", again.claims, err, first)
 				}
 			})
 		})
@@ -268,10 +268,11 @@ func poisonAndNeighbours(t *testing.T, at, others int) {
 			k := Define("job", Options{}, func(context.Context, args) error { return nil })
 			j := h.jobs(Config{}, k)
 			for dead := false; !dead; {
-				claims, _, _, err := j.claim(t.Context(), all(j, 64))
+				got, err := j.claim(t.Context(), all(j, 64))
 				if err != nil {
 					t.Fatal(err)
 				}
+				claims := got.claims
 				for _, c := range claims {
 					dead = dead || c.id == victim
 				}

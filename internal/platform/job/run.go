@@ -216,23 +216,18 @@ func (r *runner) round() (next time.Time, err error) {
 	started := 0
 	defer func() { j.answer(waiting, err == nil && idle && started == 0) }()
 
-	full, next, err := j.wants(ctx, rooms, next)
+	wants, next := j.wants(rooms, next)
+	got, err := j.claim(ctx, wants)
 	if err != nil {
 		return next, err
 	}
-	if len(full) > 0 {
-		claims, missed, deals, err := j.claim(ctx, full)
-		if err != nil {
-			return next, err
-		}
-		started = len(claims)
-		r.start(claims)
-		j.note(deals)
-		if started > 0 {
-			next = time.Now() // there may be more
-		} else if missed {
-			next = sooner(next, time.Now().Add(raceWait+rand.N(raceWait)))
-		}
+	started = len(got.claims)
+	r.start(got.claims)
+	j.note(got.deals)
+	if next = sooner(next, got.next); started > 0 {
+		next = time.Now() // there may be more
+	} else if got.missed {
+		next = sooner(next, time.Now().Add(raceWait+rand.N(raceWait)))
 	}
 	return next, nil
 }
@@ -243,8 +238,9 @@ type room struct {
 	free, slots int
 }
 
+// sooner returns the earlier of two times; the zero time stands for never.
 func sooner(a, b time.Time) time.Time {
-	if b.Before(a) {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
 	}
 	return a

@@ -18,7 +18,7 @@ import (
 // passing over what another node is taking. No statement of this package locks a range.
 const (
 	selectDue   = `SELECT id, kind, args, attempts, crashes, fence, due_at, COALESCE(source, ''), COALESCE(failures, '') FROM job_task WHERE pool = ? AND due_at >= 0 AND due_at <= ?`
-	selectIDs   = `SELECT id FROM job_task WHERE pool = ? AND due_at >= 0 AND due_at <= ?`
+	selectFirst = `SELECT id, due_at FROM job_task WHERE pool = ? AND due_at >= 0`
 	innocent    = ` AND crashes = 0`
 	oldest      = ` ORDER BY due_at, id LIMIT ?`
 	lockDue     = `SELECT id, kind, args, attempts, crashes, fence, due_at, COALESCE(source, ''), COALESCE(failures, '') FROM job_task FORCE INDEX (PRIMARY) WHERE due_at <= ? AND id IN `
@@ -51,36 +51,44 @@ func (j *Jobs) prepare(ctx context.Context) error {
 	return j.prepareLimits(ctx)
 }
 
-// nextDue returns how long it is until the first waiting job of a lane is due; zero or less means now.
-func (j *Jobs) nextDue(ctx context.Context, lane string) (in time.Duration, ok bool, err error) {
-	var at int64
-	err = j.db.QueryRow(ctx, `SELECT due_at FROM job_task WHERE pool = ? AND due_at >= 0 ORDER BY due_at LIMIT 1`, lane).Scan(&at)
-	if errors.Is(err, db.ErrNoRows) {
-		return 0, false, nil
-	}
-	return time.UnixMicro(at).Sub(j.clock()), err == nil, err
+// batch is what a claim came to.
+type batch struct {
+	claims []*claim
+	missed bool      // others were faster with some of what was due
+	deals  []dealt   // of limited kinds
+	next   time.Time // when the first waiting job of a lane with nothing due will be; zero: there is none
 }
 
 // claim takes due jobs of the lanes for the free slots of their pools, in one transaction.
-// missed tells that others were faster with some of what was due.
-func (j *Jobs) claim(ctx context.Context, wants []want) (claims []*claim, missed bool, deals []dealt, err error) {
+func (j *Jobs) claim(ctx context.Context, wants []want) (got batch, err error) {
 	began, now := time.Now(), j.clock()
 	j.mu.Lock()
 	few := group{closed: j.suspects > 0}
 	j.mu.Unlock()
-	ids := make([][]int64, len(wants))
-	if j.crowd {
-		for i, w := range wants {
-			b := j.budget(w)
-			if *b <= 0 {
-				continue
-			}
-			if ids[i], err = j.choose(ctx, w.lane, *b, few, now); err != nil {
-				return nil, false, nil, err
-			}
+	ids, found := make([][]int64, len(wants)), false
+	for i, w := range wants {
+		b := j.budget(w)
+		if *b <= 0 {
+			continue
+		}
+		var in time.Duration
+		var later bool
+		if ids[i], in, later, err = j.look(ctx, w.lane, *b, few, now); err != nil {
+			return got, err
+		}
+		if later {
+			got.next = sooner(got.next, began.Add(in))
+		}
+		if found = found || len(ids[i]) > 0; j.crowd {
 			*b -= len(ids[i])
 		}
 	}
+	if !found {
+		return got, nil
+	}
+	var claims []*claim
+	var deals []dealt
+	var missed bool
 	var moved []string
 	var runner int64
 	err = j.db.Tx(ctx, "job.claim", func(ctx context.Context, tx *db.Tx) error {
@@ -91,7 +99,7 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (claims []*claim, missed
 			w.lane.raced = false
 			b := j.budget(w)
 			most, ids := *b-taken[b], ids[i]
-			if j.crowd {
+			if j.crowd || len(ids) == 0 {
 				most = len(ids)
 			}
 			var deal *dealt
@@ -107,7 +115,9 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (claims []*claim, missed
 			if most <= 0 {
 				continue
 			}
-			ids = ids[:min(most, len(ids))]
+			if ids = ids[:min(most, len(ids))]; !j.crowd {
+				ids = nil
+			}
 			cs, read, err := j.claimLaneTx(ctx, tx, w, most, ids, now, &few, &moved, &runner)
 			if err != nil {
 				return err
@@ -125,7 +135,7 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (claims []*claim, missed
 		return nil
 	})
 	if err != nil {
-		return nil, false, nil, err
+		return batch{}, err
 	}
 	if runner != 0 && j.here.id == 0 {
 		j.present(runner, began)
@@ -152,22 +162,50 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (claims []*claim, missed
 			c.pool.late.Observe(max(now.Sub(c.dueAt).Seconds(), 0))
 		}
 	}
-	return claims, missed, deals, nil
+	got.claims, got.missed, got.deals = claims, missed, deals
+	return got, nil
 }
 
-// choose picks what to try to lock: the oldest, or, when the last time others were faster, any of the next few times as many, so that
-// nodes do not go for the same rows again and again.
-func (j *Jobs) choose(ctx context.Context, l *lane, free int, few group, now time.Time) ([]int64, error) {
-	most := free
-	if l.raced {
-		most = min(8*free+32, 2048)
+// fewDue is how many due jobs are asked for of a lane that had no more at the last look.
+const fewDue = 16
+
+// look finds what is due of a lane, or, when nothing is, how long it is until the first is. With one writer it asks for no more than whether there is
+// something: the claim reads it anew. Where many write, it returns what to try to lock: the oldest, or, when the last time others were faster, any of the
+// next few times as many, so that nodes do not go for the same rows again and again.
+func (j *Jobs) look(ctx context.Context, l *lane, free int, few group, now time.Time) (ids []int64, in time.Duration, later bool, err error) {
+	most := 1
+	if j.crowd {
+		switch most = free; {
+		case l.raced:
+			most = min(8*free+32, 2048)
+		case !l.plenty: // what is not due yet is not worth being sent
+			most = min(free, fewDue)
+		}
 	}
-	ids, err := idsOf(j.db.Query(ctx, few.query(selectIDs), l.key, now.UnixMicro(), most))
-	if err != nil || len(ids) <= free {
-		return ids, err
+	rows, err := j.db.Query(ctx, few.query(selectFirst), l.key, most)
+	if err != nil {
+		return nil, 0, false, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, due int64
+		if err := rows.Scan(&id, &due); err != nil {
+			return nil, 0, false, err
+		}
+		if due > now.UnixMicro() {
+			in, later = time.UnixMicro(due).Sub(now), len(ids) == 0
+			break
+		}
+		ids = append(ids, id)
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return nil, 0, false, err
+	}
+	if l.plenty = len(ids) == most; len(ids) <= free {
+		return ids, in, later, nil
 	}
 	from := rand.IntN(len(ids) - free + 1)
-	return ids[from : from+free], nil
+	return ids[from : from+free], 0, false, nil
 }
 
 func idsOf(rows *db.Rows, err error) (ids []int64, _ error) {
