@@ -270,7 +270,7 @@ func (k *kind) enqueue(ctx context.Context, tx *db.Tx, args string, at []Option)
 		}
 		return 0, err
 	}
-	k.m.enqueued.Inc()
+	tx.AfterCommit(k.m.enqueuedOne)
 	if j.heeded() {
 		tx.AfterCommit(func() { j.tell(Event{What: whatEnqueued, ID: id, Job: k.name, Source: g.from}) })
 	}
@@ -332,14 +332,14 @@ func (k *kind) enqueueMany(ctx context.Context, tx *db.Tx, texts []string, at []
 			return nil, err
 		}
 	}
-	k.m.enqueued.Add(float64(len(ids)))
-	if j.heeded() {
-		tx.AfterCommit(func() {
+	tx.AfterCommit(func() {
+		k.m.enqueued.Add(float64(len(ids)))
+		if j.heeded() {
 			for _, id := range ids {
 				j.tell(Event{What: whatEnqueued, ID: id, Job: k.name, Source: g.from})
 			}
-		})
-	}
+		}
+	})
 	if g.soon {
 		tx.AfterCommit(j.wakeFn)
 	}

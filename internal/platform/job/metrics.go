@@ -34,8 +34,10 @@ type metrics struct {
 // kindMetrics are those of one kind, looked up once.
 type kindMetrics struct {
 	enqueued prometheus.Counter
-	seconds  prometheus.Observer
-	outcomes map[string]prometheus.Counter
+	// enqueuedOne counts one; made once, for AfterCommit: a transaction that is run again must not count twice.
+	enqueuedOne func()
+	seconds     prometheus.Observer
+	outcomes    map[string]prometheus.Counter
 }
 
 func (k *kindMetrics) finished(outcome string) prometheus.Counter { return k.outcomes[outcome] }
@@ -43,7 +45,7 @@ func (k *kindMetrics) finished(outcome string) prometheus.Counter { return k.out
 func newMetrics(r *prometheus.Registry) *metrics {
 	return &metrics{
 		enqueued: obs.Register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "levee_job_enqueued_total",
-			Help: "Jobs added, including those rolled back later."}, []string{"job"})),
+			Help: "Jobs added, counted after the commit."}, []string{"job"})),
 		finished: obs.Register(r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: "levee_job_finished_total",
 			Help: "Runs that ended, by how: done, retry, dead, snoozed, interrupted (the process stopped), lost (the lease was), cancelled."},
 			[]string{"job", "outcome"})),
@@ -66,7 +68,8 @@ func (m *metrics) kind(name string) *kindMetrics {
 	if k, ok := m.kinds.Load(name); ok {
 		return k.(*kindMetrics)
 	}
-	k := &kindMetrics{enqueued: m.enqueued.WithLabelValues(name), seconds: m.seconds.WithLabelValues(name),
+	enqueued := m.enqueued.WithLabelValues(name)
+	k := &kindMetrics{enqueued: enqueued, enqueuedOne: enqueued.Inc, seconds: m.seconds.WithLabelValues(name),
 		outcomes: map[string]prometheus.Counter{}}
 	for _, o := range []string{outcomeDone, outcomeRetry, outcomeDead, outcomeSnoozed, outcomeInterrupted, outcomeLost, outcomeCancelled} {
 		k.outcomes[o] = m.finished.WithLabelValues(name, o)
