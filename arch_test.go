@@ -22,7 +22,8 @@ import (
 var arrows = map[string][]string{
 	"internal/foreign":   {},
 	"internal/handle":    {},
-	"internal/identity":  {"internal/foreign", "internal/handle"},
+	"internal/trail":     {},
+	"internal/identity":  {"internal/foreign", "internal/handle", "internal/trail"},
 	"internal/catalog":   {},
 	"internal/order":     {"internal/catalog"},
 	"internal/payment":   {"internal/order"},
@@ -40,7 +41,7 @@ var arrows = map[string][]string{
 	"internal/ops":      {},
 	"internal/plan":     {"internal/admission", "internal/catalog", "internal/sale"},
 	"internal/line":     {"internal/order", "internal/sale"},
-	"internal/notify":   {"internal/identity", "internal/line", "internal/order", "internal/sale"},
+	"internal/notify":   {"internal/identity", "internal/line", "internal/order", "internal/sale", "internal/trail"},
 
 	"ui": {},
 

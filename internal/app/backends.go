@@ -54,6 +54,7 @@ type backends struct {
 	hookKey   []byte
 	nodeKey   []byte
 	leaseKey  []byte
+	trailKey  []byte
 
 	// drivers tells which driver each part got, for the lines at start.
 	drivers [][2]string
@@ -311,6 +312,9 @@ func (b *backends) deriveKeys() (err error) {
 		return err
 	}
 	if b.leaseKey, err = secrets.derive("lent leases"); err != nil {
+		return err
+	}
+	if b.trailKey, err = secrets.derive("audit trail"); err != nil {
 		return err
 	}
 	b.nodeKey, err = secrets.derive("requests between nodes")

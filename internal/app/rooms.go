@@ -29,6 +29,7 @@ import (
 	"levee/internal/sale"
 	"levee/internal/tally"
 	"levee/internal/throttle"
+	"levee/internal/trail"
 	"levee/ui"
 )
 
@@ -36,12 +37,13 @@ import (
 func Schemas() []db.Schema { return schemas() }
 
 func schemas() []db.Schema {
-	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), web.Schema(), node.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
+	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), web.Schema(), node.Schema(), trail.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
 		notify.Schema(), throttle.Schema(), lock.Schema()}
 }
 
 // Rooms of the house. Commands and tests reach them here.
 type Rooms struct {
+	Trail     *trail.Service
 	Identity  *identity.Service
 	Catalog   *catalog.Service
 	Order     *order.Service
@@ -73,10 +75,11 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 	if err := cfg.Identity.Validate(); err != nil {
 		return nil, nil, err
 	}
+	r.Trail = trail.New(trail.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Key: b.trailKey})
 	r.Identity = identity.New(identity.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Events: b.events,
-		Config: cfg.Identity, Key: b.tokenKey, Shared: cfg.distributed()})
+		Trail: r.Trail, Config: cfg.Identity, Key: b.tokenKey, Shared: cfg.distributed()})
 	r.Catalog = catalog.New(catalog.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Config: cfg.Catalog,
-		Audit: b.audit(r), Bus: b.bus()})
+		Audit: r.Trail.Tell, Bus: b.bus()})
 	if r.Order, err = order.Open(order.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs,
 		Catalog: r.Catalog, Config: cfg.Order}); err != nil {
 		return nil, nil, err
@@ -107,16 +110,17 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		Sales: r.Sale, Key: b.drawKey}); err != nil {
 		return nil, nil, err
 	}
-	if r.Notify, err = notify.New(notify.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Push: b.push, Identity: r.Identity,
+	if r.Notify, err = notify.New(notify.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Push: b.push, Identity: r.Identity, Trail: r.Trail,
 		Orders: r.Order, Sales: r.Sale, Key: b.hookKey, Config: cfg.Notify, Bell: b.bell(cfg)}); err != nil {
 		return nil, nil, err
 	}
-	r.Throttle = throttle.New(throttle.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Audit: throttle.Audit(b.audit(r)), Bell: b.bell(cfg)})
+	r.Throttle = throttle.New(throttle.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Audit: r.Trail.Tell, Bell: b.bell(cfg)})
 	if r.Lend, err = lend.New(lend.Deps{Obs: b.obs, IDs: b.lent.ids, Small: b.lent.small, Numbers: b.lent.numbers, Locks: b.lent.locks, LeaseKey: b.leaseKey, Config: cfg.Lend}); err != nil {
 		return nil, nil, err
 	}
-	r.Ops = ops.New(ops.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Jobs: b.jobs, Schedules: b.schedules, Events: b.events, Audit: ops.Audit(b.audit(r))})
+	r.Ops = ops.New(ops.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Jobs: b.jobs, Schedules: b.schedules, Events: b.events, Audit: r.Trail.Tell})
 	return r, []room{
+		{r.Trail.Routes, nil, nil, nil},
 		{r.Identity.Routes, nil, r.Identity.Work, r.Identity.Listeners},
 		{r.Catalog.Routes, nil, r.Catalog.Work, r.Catalog.Listeners},
 		{r.Order.Routes, nil, r.Order.Work, nil},
@@ -161,18 +165,4 @@ func (r *Rooms) authenticate(req *http.Request) (levee.Actor, error) {
 		return levee.Actor{}, nil
 	}
 	return r.Identity.Authenticate(req)
-}
-
-// audit writes acts of rooms that may not know identity into identity's trail; the house joins them.
-func (b *backends) audit(r *Rooms) catalog.Audit {
-	return func(ctx context.Context, tx *db.Tx, act, subject string, before, after any) error {
-		a := identity.Act{Action: act, Before: before, After: after}
-		for kind := levee.KindUser; kind.Prefix() != ""; kind++ {
-			if n, err := b.sealer.Open(kind, subject); err == nil {
-				a.Kind, a.Subject = kind, n
-				break
-			}
-		}
-		return r.Identity.RecordTx(ctx, tx, a, identity.Origin{Address: web.ClientIP(ctx), RequestID: web.RequestID(ctx)})
-	}
 }

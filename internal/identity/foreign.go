@@ -11,6 +11,7 @@ import (
 	"levee/internal/foreign"
 	"levee/internal/handle"
 	"levee/internal/platform/db"
+	"levee/internal/trail"
 )
 
 // foreign is the part of the config that says whose tokens are accepted besides ours.
@@ -91,8 +92,8 @@ func (s *Service) foreignAccount(ctx context.Context, subject, name string) (use
 		if err := insertForeign(ctx, tx, issuer, subject, u); err != nil {
 			return err
 		}
-		act := Act{Action: "user.foreign_seen", Kind: levee.KindUser, Subject: id, After: map[string]any{"name": u.Name, "issuer": issuer, "subject": subject}}
-		if err := s.RecordTx(ctx, tx, act, Origin{}); err != nil {
+		act := trail.Act{Action: "user.foreign_seen", Kind: levee.KindUser, Subject: id, After: map[string]any{"name": u.Name, "issuer": issuer, "subject": subject}}
+		if err := s.recordTx(ctx, tx, act, Origin{}); err != nil {
 			return err
 		}
 		return s.events.Emit(ctx, tx, UserCreated{User: u.ID, Roles: u.Roles})

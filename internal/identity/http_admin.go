@@ -2,9 +2,7 @@ package identity
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"time"
 
 	"levee"
 	"levee/internal/platform/limit"
@@ -80,33 +78,6 @@ type setPasswordRequest struct {
 	}
 }
 
-type auditRequest struct {
-	Actor   string `query:"actor" doc:"Public id of who did it" maxLength:"64"`
-	Subject string `query:"subject" doc:"Public id of what it was done to" maxLength:"64"`
-	Action  string `query:"action" doc:"user.disabled, …" maxLength:"190"`
-	After   string `query:"after" doc:"The next of the page before" maxLength:"64"`
-	Limit   int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-}
-
-type auditView struct {
-	ID        string          `json:"id"`
-	At        time.Time       `json:"at"`
-	Actor     string          `json:"actor" doc:"Public id of who did it, or system, or visitor"`
-	Action    string          `json:"action"`
-	Subject   string          `json:"subject" doc:"Public id of what it was done to"`
-	Before    json.RawMessage `json:"before,omitempty"`
-	After     json.RawMessage `json:"after,omitempty"`
-	Address   string          `json:"address,omitempty"`
-	RequestID string          `json:"request_id,omitempty"`
-}
-
-type auditList struct {
-	Body struct {
-		Items []auditView `json:"items"`
-		Next  string      `json:"next,omitempty" doc:"Ask with after=this for the next page; absent on the last"`
-	}
-}
-
 // adminRoutes adds what only administrators may do.
 func (s *Service) adminRoutes(w *web.Server) {
 	admin := func(method, path, id, summary string, status int, errs ...int) web.Route {
@@ -150,7 +121,6 @@ func (s *Service) adminRoutes(w *web.Server) {
 			}
 			return nil, inBody(s.SetPassword(ctx, levee.UserID(id), obs.Secret(in.Body.Password), from(ctx, in.UserAgent)))
 		})
-	web.Add(w, admin("GET", "/v1/audit", "listAudit", "What was done by whom, newest first", 200), s.handleAudit)
 }
 
 // onUser opens the public id and shows what act returns.
@@ -206,68 +176,4 @@ func (s *Service) handleListUsers(ctx context.Context, in *userListRequest) (*us
 		out.Body.Next = out.Body.Items[len(list)-1].ID
 	}
 	return out, nil
-}
-
-func (s *Service) handleAudit(ctx context.Context, in *auditRequest) (*auditList, error) {
-	f := AuditFilter{Action: in.Action, Page: levee.Page{Limit: in.Limit}}
-	var err error
-	if f.Page.After, err = s.after(levee.KindEvent, in.After); err != nil {
-		return nil, err
-	}
-	if in.Actor != "" {
-		id, err := s.sealer.Open(levee.KindUser, in.Actor)
-		if err != nil {
-			return nil, levee.Invalid("query.actor", "a user's public id", in.Actor)
-		}
-		f.Actor = levee.UserID(id)
-	}
-	if in.Subject != "" {
-		if f.Subject, err = s.openAny(in.Subject); err != nil {
-			return nil, err
-		}
-	}
-	list, more, err := s.Audit(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	out := &auditList{}
-	out.Body.Items = make([]auditView, len(list))
-	for i, e := range list {
-		out.Body.Items[i] = s.viewAudit(e)
-	}
-	if more {
-		out.Body.Next = out.Body.Items[len(list)-1].ID
-	}
-	return out, nil
-}
-
-// openAny opens a public id of whatever kind its prefix says.
-func (s *Service) openAny(public string) (int64, error) {
-	for kind := levee.KindUser; kind.Prefix() != ""; kind++ {
-		if id, err := s.sealer.Open(kind, public); err == nil {
-			return id, nil
-		}
-	}
-	return 0, levee.Invalid("query.subject", "a public id", public)
-}
-
-func (s *Service) viewAudit(e AuditEntry) auditView {
-	v := auditView{ID: s.sealer.Seal(levee.KindEvent, e.ID), At: e.At.UTC(), Action: e.Action, Subject: s.sealer.Seal(e.Kind, e.Subject),
-		Before: rawJSON(e.Before), After: rawJSON(e.After), Address: e.Address, RequestID: e.RequestID}
-	switch e.Actor {
-	case 0:
-		v.Actor = "visitor"
-	case levee.System.User:
-		v.Actor = "system"
-	default:
-		v.Actor = s.sealer.Seal(levee.KindUser, int64(e.Actor))
-	}
-	return v
-}
-
-func rawJSON(text string) json.RawMessage {
-	if text == "" {
-		return nil
-	}
-	return json.RawMessage(text)
 }

@@ -1,8 +1,9 @@
-// Package identity owns who somebody is and what he may do: accounts, passwords, sessions, access tokens, roles, and the
-// audit trail of what administrators did. It does not own what people buy or write; other rooms know users by id only.
+// Package identity owns who somebody is and what he may do: accounts, passwords, sessions, access tokens and roles. It
+// does not own what people buy or write; other rooms know users by id only.
 package identity
 
 import (
+	"context"
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/trail"
 )
 
 // Config sets the room's times and bounds. The zero value is usable: each zero field stands for its default.
@@ -144,6 +146,7 @@ type Deps struct {
 	Obs    *obs.Obs
 	Limits *limit.Limits
 	Events *event.Bus
+	Trail  *trail.Service
 	Config Config
 	// Shared says that other processes may serve the same database: Run then follows what they commit.
 	Shared bool
@@ -163,6 +166,7 @@ type Service struct {
 	now     obs.Clock
 	limits  *limit.Limits
 	events  *event.Bus
+	trail   *trail.Service
 	cfg     Config
 	hasher  *hasher
 	signer  *signer
@@ -184,7 +188,7 @@ func New(d Deps) *Service {
 	m := newMetrics(d.Obs.Metrics)
 	s := &Service{
 		db: d.DB, ids: d.IDs, sealer: d.Sealer, log: d.Obs.Named("identity"), now: d.Obs.Clock, limits: d.Limits,
-		events: d.Events, cfg: cfg, metrics: m, shared: d.Shared,
+		events: d.Events, trail: d.Trail, cfg: cfg, metrics: m, shared: d.Shared,
 		hasher:  newHasher(cfg, d.Obs.Clock, m),
 		signer:  newSigner(cfg, d.Obs.Clock, d.Key, d.OldKeys),
 		secrets: newSecrets(d.Sealer, d.Key, d.OldKeys),
@@ -219,6 +223,12 @@ type Origin struct {
 	Address   netip.Addr
 	Agent     string // what the client calls itself; shortened to 180 bytes
 	RequestID string
+}
+
+// recordTx writes an act into the trail, in the caller's transaction.
+func (s *Service) recordTx(ctx context.Context, tx *db.Tx, act trail.Act, from Origin) error {
+	act.Address, act.RequestID = from.Address, from.RequestID
+	return s.trail.RecordTx(ctx, tx, act)
 }
 
 func (o Origin) address() string {

@@ -19,6 +19,7 @@ import (
 	"levee/internal/platform/obs"
 	"levee/internal/platform/platformtest"
 	"levee/internal/platform/web"
+	"levee/internal/trail"
 )
 
 // house is the little of the platform that this room stands on.
@@ -57,7 +58,7 @@ func newHouseOn(t testing.TB, o *obs.Obs, cfg Config, rates map[string]string) *
 		}
 	}
 	dir := t.TempDir()
-	d := platformtest.DB(t, dir, o, event.Schema(), web.Schema(), Schema())
+	d := platformtest.DB(t, dir, o, event.Schema(), web.Schema(), trail.Schema(), Schema())
 	ids, err := id.Open(ctx, id.Config{Dir: filepath.Join(dir, "id")}, o)
 	must(err)
 	t.Cleanup(func() { must(ids.Close()) })
@@ -67,7 +68,8 @@ func newHouseOn(t testing.TB, o *obs.Obs, cfg Config, rates map[string]string) *
 	limits, err := limit.Open(limit.Config{Rates: rates}, o)
 	must(err)
 	h := &house{t: t, clock: clock, origin: Origin{Address: netip.MustParseAddr("192.0.2.7"), Agent: "test", RequestID: "req-1"},
-		deps: Deps{DB: d, IDs: ids, Sealer: sealer, Obs: o, Limits: limits, Events: event.Open(d, ids, o), Config: cfg, Key: someKey("key")}}
+		deps: Deps{DB: d, IDs: ids, Sealer: sealer, Obs: o, Limits: limits, Events: event.Open(d, ids, o), Config: cfg,
+			Trail: trail.New(trail.Deps{DB: d, IDs: ids, Sealer: sealer, Obs: o, Key: sealKey[:]}), Key: someKey("key")}}
 	h.Service = New(h.deps)
 	must(h.EnsureAdministrator(ctx, "head", "gate-keeper-91"))
 	row, err := readUserByLogin(ctx, d.QueryRow, "head", "")
@@ -127,7 +129,7 @@ func (h *house) wantCode(err error, code levee.Code) {
 // audited returns how many entries of an action there are.
 func (h *house) audited(action string) int {
 	h.t.Helper()
-	list, _, err := h.Audit(h.admin, AuditFilter{Action: action, Page: levee.Page{Limit: 100}})
+	list, _, err := h.trail.List(h.admin, trail.Filter{Action: action, Page: levee.Page{Limit: 100}})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -257,7 +259,7 @@ func TestAdministration(t *testing.T) {
 			return err
 		},
 		"password": func(ctx context.Context) error { return h.SetPassword(ctx, u.ID, goodPassword+"!", Origin{}) },
-		"audit":    func(ctx context.Context) error { _, _, err := h.Audit(ctx, AuditFilter{}); return err },
+		"audit":    func(ctx context.Context) error { _, _, err := h.trail.List(ctx, trail.Filter{}); return err },
 	} {
 		h.wantCode(act(ctx), levee.CodeUnauthenticated)
 		h.wantCode(act(mallory), levee.CodeForbidden)
@@ -291,7 +293,7 @@ func TestAdministration(t *testing.T) {
 	}
 	_, err = h.Disable(levee.WithActor(ctx, levee.Actor{User: deputy.ID, Roles: deputy.Roles}), head, "coup", h.origin)
 	h.wantCode(err, "") // two administrators: one may go
-	entries, _, err := h.Audit(h.admin, AuditFilter{Subject: int64(head)})
+	entries, _, err := h.trail.List(h.admin, trail.Filter{Kind: levee.KindUser, Subject: int64(head)})
 	h.wantCode(err, "")
 	if len(entries) != 2 || entries[0].Action != "user.disabled" || entries[0].Actor != deputy.ID || entries[0].RequestID != "req-1" ||
 		entries[0].Before == entries[0].After || entries[0].Address != "192.0.2.7" || entries[1].Actor != levee.System.User {

@@ -11,6 +11,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/obs"
+	"levee/internal/trail"
 )
 
 // Nothing secret may reach a log, an error or the trail, whatever goes wrong.
@@ -82,7 +83,7 @@ func TestNoSecretInLogs(t *testing.T) {
 	}
 	_, err = h.Setup(ctx, canary, NewUser{Name: "thief", Password: canary}, h.origin)
 	note("setup", err)
-	entries, _, err := h.Audit(h.admin, AuditFilter{Page: levee.Page{Limit: 100}})
+	entries, _, err := h.trail.List(h.admin, trail.Filter{Page: levee.Page{Limit: 100}})
 	if err != nil || len(entries) < 3 {
 		t.Fatalf("%d entries, %v", len(entries), err)
 	}

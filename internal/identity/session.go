@@ -17,6 +17,7 @@ import (
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/schedule"
+	"levee/internal/trail"
 )
 
 // SignIn is what somebody shows to begin a session.
@@ -296,9 +297,9 @@ func (s *Service) reused(ctx context.Context, tx *db.Tx, row sessionRow, from Or
 	tx.AfterCommit(func() {
 		s.log.WarnContext(ctx, "a replaced refresh token was shown again, its session has ended", "user", int64(user), "address", from.address())
 	})
-	act := Act{Action: "session.reused", Kind: levee.KindSession, Subject: row.ID,
+	act := trail.Act{Action: "session.reused", Kind: levee.KindSession, Subject: row.ID,
 		Before: map[string]any{"user": s.sealer.Seal(levee.KindUser, int64(user)), "address": row.Address}}
-	if err := s.RecordTx(ctx, tx, act, from); err != nil {
+	if err := s.recordTx(ctx, tx, act, from); err != nil {
 		return err
 	}
 	return s.events.Emit(ctx, tx, SessionReused{User: user, Address: from.address()})
@@ -398,7 +399,7 @@ func (s *Service) EndSession(ctx context.Context, id int64, from Origin) (err er
 		if _, err := s.endTx(ctx, tx, []int64{id}, "revoked"); err != nil {
 			return err
 		}
-		return s.RecordTx(ctx, tx, Act{Action: "session.revoked", Kind: levee.KindSession, Subject: id}, from)
+		return s.recordTx(ctx, tx, trail.Act{Action: "session.revoked", Kind: levee.KindSession, Subject: id}, from)
 	})
 }
 
@@ -418,7 +419,7 @@ func (s *Service) EndOtherSessions(ctx context.Context, from Origin) (ended int,
 		if ended, err = s.endTx(ctx, tx, others, "revoked"); err != nil || ended == 0 {
 			return err
 		}
-		return s.RecordTx(ctx, tx, Act{Action: "session.others_revoked", Kind: levee.KindUser, Subject: int64(actor.User),
+		return s.recordTx(ctx, tx, trail.Act{Action: "session.others_revoked", Kind: levee.KindUser, Subject: int64(actor.User),
 			After: map[string]any{"sessions_ended": ended}}, from)
 	})
 	return ended, err
@@ -474,5 +475,5 @@ func (s *Service) Prune(ctx context.Context) (err error) {
 // Work returns the room's timed work.
 func (s *Service) Work() []schedule.Work {
 	return []schedule.Work{schedule.Every("identity.seen", time.Minute, job.Options{}, s.FlushSeen),
-		schedule.Every("identity.prune", time.Hour, job.Options{Timeout: 10 * time.Minute}, s.Prune)}
+		schedule.Every("identity.prune", time.Hour, job.Options{Timeout: 10 * time.Minute}, s.Prune), s.moveTrail()}
 }

@@ -13,7 +13,6 @@ import (
 
 	"levee"
 	"levee/internal/handle"
-	"levee/internal/platform/db"
 	"levee/internal/platform/obs"
 )
 
@@ -472,25 +471,5 @@ func TestPhones(t *testing.T) {
 		if got, err := handle.ParsePhone("phone", text, "86"); err == nil {
 			t.Errorf("%q gave %q", text, got)
 		}
-	}
-}
-
-func TestAuditCommitsWithTheAct(t *testing.T) {
-	h := newHouse(t, cheap, nil)
-	undone := levee.E(levee.CodeConflict, "no")
-	err := h.db.Tx(h.admin, "test", func(ctx context.Context, tx *db.Tx) error {
-		if err := h.RecordTx(ctx, tx, Act{Action: "test.done", Kind: levee.KindUser, Subject: 1}, h.origin); err != nil {
-			return err
-		}
-		return undone
-	})
-	h.wantCode(err, levee.CodeConflict)
-	if n := h.audited("test.done"); n != 0 {
-		t.Errorf("%d entries of what did not happen", n)
-	}
-	h.wantCode(h.Record(h.admin, Act{Action: "test.done", After: strings.Repeat("x", 5000)}, h.origin), levee.CodeInvalid)
-	h.wantCode(h.Record(h.admin, Act{Action: "test.done", Kind: levee.KindUser, Subject: 1, After: map[string]int{"a": 1}}, h.origin), "")
-	if n := h.audited("test.done"); n != 1 {
-		t.Errorf("%d entries", n)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/trail"
 )
 
 const (
@@ -119,7 +120,7 @@ func (s *Service) create(ctx context.Context, in NewUser, from Origin, action st
 			return err
 		}
 		after := map[string]any{"name": u.Name, "phone": handle.Mask(u.Phone), "roles": u.Roles.Names()}
-		if err := s.RecordTx(ctx, tx, Act{Action: action, Kind: levee.KindUser, Subject: id, After: after}, from); err != nil {
+		if err := s.recordTx(ctx, tx, trail.Act{Action: action, Kind: levee.KindUser, Subject: id, After: after}, from); err != nil {
 			return err
 		}
 		return s.events.Emit(ctx, tx, UserCreated{User: u.ID, Roles: u.Roles})
@@ -157,7 +158,7 @@ func (s *Service) List(ctx context.Context, f UserFilter) (list []User, more boo
 	}
 	f.Page = f.Page.Normal()
 	list, err = listUsers(ctx, s.db.Query, f)
-	return cut(list, f.Page.Limit), len(list) > f.Page.Limit, err
+	return list[:min(len(list), f.Page.Limit)], len(list) > f.Page.Limit, err
 }
 
 // Disable shuts an account and ends all its sessions: whatever it holds is refused from the next call on. For administrators;
@@ -257,8 +258,8 @@ func (s *Service) change(ctx context.Context, id levee.UserID, from Origin, acti
 				s.live.forget(int64(id))
 			})
 		}
-		act := Act{Action: action, Kind: levee.KindUser, Subject: int64(id), Before: auditUser(before), After: auditUser(changed)}
-		if err := s.RecordTx(ctx, tx, act, from); err != nil {
+		act := trail.Act{Action: action, Kind: levee.KindUser, Subject: int64(id), Before: auditUser(before), After: auditUser(changed)}
+		if err := s.recordTx(ctx, tx, act, from); err != nil {
 			return err
 		}
 		switch {
@@ -361,8 +362,8 @@ func (s *Service) setPassword(ctx context.Context, row userRow, next obs.Secret,
 		if ended, err = s.endTx(ctx, tx, others, action); err != nil {
 			return err
 		}
-		act := Act{Action: action, Kind: levee.KindUser, Subject: int64(row.ID), After: map[string]any{"sessions_ended": ended}}
-		return s.RecordTx(ctx, tx, act, from)
+		act := trail.Act{Action: action, Kind: levee.KindUser, Subject: int64(row.ID), After: map[string]any{"sessions_ended": ended}}
+		return s.recordTx(ctx, tx, act, from)
 	})
 	return ended, err
 }

@@ -352,14 +352,14 @@ func TestWebhookRules(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	// Neither the secret nor the address's query stands anywhere but where it must.
-	for _, query := range []string{`SELECT COUNT(*) FROM notify_webhook WHERE secret LIKE '%' || ? || '%'`, `SELECT COUNT(*) FROM identity_audit WHERE after_state LIKE '%' || ? || '%'`} {
+	for _, query := range []string{`SELECT COUNT(*) FROM notify_webhook WHERE secret LIKE '%' || ? || '%'`, `SELECT COUNT(*) FROM trail_entry WHERE after_state LIKE '%' || ? || '%'`} {
 		for _, text := range []string{strings.TrimPrefix(secret, secretPrefix), "Kx8-in-the-query"} {
 			if n := h.count(query, text); n != 0 {
 				t.Errorf("%s: %d", query, n)
 			}
 		}
 	}
-	if n := h.count(`SELECT COUNT(*) FROM identity_audit WHERE action = 'webhook.created'`); n != maxWebhooks {
+	if n := h.count(`SELECT COUNT(*) FROM trail_entry WHERE action = 'webhook.created'`); n != maxWebhooks {
 		t.Errorf("%d acts in the trail", n)
 	}
 }

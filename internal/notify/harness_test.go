@@ -21,6 +21,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/node"
 	"levee/internal/platform/platformtest"
+	"levee/internal/trail"
 )
 
 // source is a seller without stock of its own.
@@ -50,15 +51,16 @@ func newHouse(t testing.TB, change ...func(*Config)) *house {
 
 func newHouseIn(t testing.TB, dir string, w *world, change ...func(*Config)) *house {
 	t.Helper()
-	h := &house{t: t, world: w, Platform: platformtest.Open(t, dir, identity.Schema(), order.Schema(), node.Schema(), Schema())}
+	h := &house{t: t, world: w, Platform: platformtest.Open(t, dir, trail.Schema(), identity.Schema(), order.Schema(), node.Schema(), Schema())}
+	told := trail.New(trail.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Key: platformtest.Key(4)})
 	people := identity.New(identity.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Limits: h.Limits, Events: h.Events,
-		Config: identity.Config{HashMemory: 8192, HashTime: 1}, Key: ed25519.NewKeyFromSeed(platformtest.Key(2))})
+		Trail: told, Config: identity.Config{HashMemory: 8192, HashTime: 1}, Key: ed25519.NewKeyFromSeed(platformtest.Key(2))})
 	var err error
 	h.orders, err = order.Open(order.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Events: h.Events, Jobs: h.Platform.Jobs})
 	h.must(err)
 	h.orders.AddSource("sale", source{})
 	h.orders.AddSource(sourceRehearsal, source{})
-	h.deps = Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Push: h.Push, Identity: people, Orders: h.orders, Key: platformtest.Key(3)}
+	h.deps = Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Push: h.Push, Identity: people, Trail: told, Orders: h.orders, Key: platformtest.Key(3)}
 	h.deps.Config.AllowHosts = []string{"shop.test", "other.test", "127.0.0.1"}
 	for _, c := range change {
 		c(&h.deps.Config)

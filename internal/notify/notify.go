@@ -38,6 +38,7 @@ import (
 	"levee/internal/platform/push"
 	"levee/internal/platform/schedule"
 	"levee/internal/sale"
+	"levee/internal/trail"
 )
 
 // Bounds of the room.
@@ -120,6 +121,7 @@ type Deps struct {
 	Obs      *obs.Obs
 	Push     *push.Hub
 	Identity *identity.Service
+	Trail    *trail.Service
 	Orders   *order.Service
 	Sales    *sale.Service // nil: no sale is a rehearsal
 	// Key seals the webhooks' secrets: 32 bytes, secret and the same for ever.
@@ -137,6 +139,7 @@ type Service struct {
 	sealer    *id.Sealer
 	push      *push.Hub
 	identity  *identity.Service
+	trail     *trail.Service
 	orders    *order.Service
 	rehearsal func(ctx context.Context, sale levee.SaleID) (bool, error)
 	clock     obs.Clock
@@ -173,7 +176,7 @@ func New(d Deps) (_ *Service, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{db: d.DB, ids: d.IDs, sealer: d.Sealer, push: d.Push, identity: d.Identity, orders: d.Orders, clock: d.Obs.Clock,
+	s := &Service{db: d.DB, ids: d.IDs, sealer: d.Sealer, push: d.Push, identity: d.Identity, trail: d.Trail, orders: d.Orders, clock: d.Obs.Clock,
 		log: d.Obs.Named("notify"), metrics: newMetrics(d.Obs.Metrics), cfg: cfg, fault: func() {},
 		tellHeard: func() {}, tellAsked: func() {}, heard: make(chan struct{}, 1), changed: make(chan struct{}, 1), lanes: map[levee.WebhookID]*lane{}}
 	if s.guard, err = newGuard(cfg.AllowHosts); err != nil {

@@ -11,6 +11,7 @@ import (
 	"levee"
 	"levee/internal/identity"
 	"levee/internal/platform/db"
+	"levee/internal/trail"
 )
 
 // The types that a webhook may ask for, by their names or by a group's name with a star. A ping is sent whatever it asks for.
@@ -269,8 +270,8 @@ func (s *Service) recordTx(ctx context.Context, tx *db.Tx, action string, id lev
 		ring(s.changed)
 		s.tellAsked()
 	})
-	act := identity.Act{Action: action, Kind: levee.KindWebhook, Subject: int64(id), Before: before, After: after}
-	return s.identity.RecordTx(ctx, tx, act, from)
+	return s.trail.RecordTx(ctx, tx, trail.Act{Action: action, Kind: levee.KindWebhook, Subject: int64(id), Before: before, After: after,
+		Address: from.Address, RequestID: from.RequestID})
 }
 
 // auditWebhook is what the trail shows: no secret, and no query, which often holds one.

@@ -287,9 +287,11 @@ CREATE TABLE identity_audit (
   after_state  TEXT         NOT NULL,
   address      VARCHAR(190) NOT NULL,
   request_id   VARCHAR(190) NOT NULL
-);
+, moved SMALLINT);
 
 CREATE INDEX identity_audit_actor ON identity_audit (actor_id, id);
+
+CREATE INDEX identity_audit_moved ON identity_audit (moved, id);
 
 CREATE INDEX identity_audit_subject ON identity_audit (subject_id, id);
 
@@ -866,6 +868,43 @@ CREATE TABLE throttle_rate (
   changed_by BIGINT NOT NULL,
   changed_at BIGINT NOT NULL
 );
+
+CREATE TABLE trail_block (
+  first_seq INTEGER       NOT NULL PRIMARY KEY,
+  last_seq  BIGINT       NOT NULL,
+  head      VARCHAR(190) NOT NULL,
+  sealed_at BIGINT       NOT NULL,
+  dropped   SMALLINT     NOT NULL,
+  mark      VARCHAR(190) NOT NULL
+);
+
+CREATE TABLE trail_entry (
+  id           INTEGER       NOT NULL PRIMARY KEY,
+  seq          BIGINT,
+  at           BIGINT       NOT NULL,
+  times        BIGINT       NOT NULL,
+  actor_id     BIGINT       NOT NULL,
+  action       VARCHAR(190) NOT NULL,
+  subject_kind SMALLINT     NOT NULL,
+  subject_id   BIGINT       NOT NULL,
+  before_state TEXT         NOT NULL,
+  after_state  TEXT         NOT NULL,
+  address      VARCHAR(190) NOT NULL,
+  request_id   VARCHAR(190) NOT NULL,
+  mark         VARCHAR(190) NOT NULL
+);
+
+CREATE INDEX trail_entry_action ON trail_entry (action, id);
+
+CREATE INDEX trail_entry_actor ON trail_entry (actor_id, id);
+
+CREATE INDEX trail_entry_address ON trail_entry (address, id);
+
+CREATE INDEX trail_entry_at ON trail_entry (at, id);
+
+CREATE UNIQUE INDEX trail_entry_seq ON trail_entry (seq);
+
+CREATE INDEX trail_entry_subject ON trail_entry (subject_id, id);
 
 CREATE TABLE web_answer (
   actor_id BIGINT NOT NULL,
