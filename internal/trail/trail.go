@@ -22,12 +22,28 @@ import (
 // maxState bounds before and after of one entry, in bytes.
 const maxState = 4000
 
+// Config of the room.
+type Config struct {
+	// Keep is how long entries stay: then they are dropped, and the chain is verified from there on. 0, the default, keeps them for ever;
+	// else 720h to 87600h (30 days to ten years).
+	Keep time.Duration
+}
+
+// Validate returns CodeInvalid for what is out of its bounds.
+func (c Config) Validate() error {
+	if c.Keep != 0 && (c.Keep < 720*time.Hour || c.Keep > 87600*time.Hour) {
+		return levee.Invalid("trail.keep", "0, or 720h to 87600h", c.Keep)
+	}
+	return nil
+}
+
 // Deps is what the room is built from.
 type Deps struct {
 	DB     *db.DB
 	IDs    *id.Generator
 	Sealer *id.Sealer
 	Obs    *obs.Obs
+	Config Config
 	// Key marks rows and blocks: 32 bytes that only the house has. What was marked with another key no longer verifies.
 	Key []byte
 }
