@@ -38,6 +38,7 @@ type cli struct {
 	Jobs      jobsCmd      `cmd:"" help:"Show and manage background jobs of a running server."`
 	Schedules schedulesCmd `cmd:"" help:"Show and manage its schedules."`
 	Events    eventsCmd    `cmd:"" help:"Show and manage its events and their listeners."`
+	Audit     auditCmd     `cmd:"" help:"Verify its audit trail."`
 	Doctor    doctorCmd    `cmd:"" help:"Examine the configuration, the database and every sale's books."`
 	Show      configCmd    `cmd:"" name:"config" help:"Show the configuration in force, secrets redacted."`
 	Ready     readyCmd     `cmd:"" help:"Ask the server on this machine whether it takes requests."`

@@ -87,6 +87,7 @@ func open(ctx context.Context, cfg Config, stderr io.Writer, serves bool) (a *Ap
 	}
 	parts := web.Parts{Obs: o, Limits: b.limits, DB: b.db, Title: "Levee", Version: Version,
 		Authenticate: func(r *http.Request) (levee.Actor, error) { return a.Rooms.authenticate(r) },
+		Witness:      func(ctx context.Context, o web.Outcome) { a.Rooms.Trail.Witness(ctx, o) },
 		Nodes:        web.Nodes{Keeper: a.keeper, Key: b.nodeKey},
 		Ready:        func(ctx context.Context) error { return errors.Join(b.db.Ping(ctx), a.Rooms.Sale.Ready(ctx)) }}
 	if a.Web, err = web.New(a.Config.HTTP, parts); err != nil {
@@ -180,7 +181,7 @@ func (a *App) Run(ctx context.Context) error {
 	phases := [][]part{
 		{{"http", a.Web.Run}, {"lend", a.Rooms.Lend.Run}},
 		{{"identity", a.Rooms.Identity.Run}, {"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"tally", a.Rooms.Tally.Run},
-			{"throttle", a.Rooms.Throttle.Run}},
+			{"throttle", a.Rooms.Throttle.Run}, {"trail", a.Rooms.Trail.Run}},
 		nil,
 	}
 	if a.Config.Role != "web" {

@@ -46,6 +46,7 @@ import (
 	"levee/internal/platform/redis"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
+	"levee/internal/trail"
 )
 
 // Config of the whole house: which drivers, and the Config of each package under its own section. The zero value is the
@@ -100,6 +101,7 @@ type Config struct {
 	Event       event.Config
 	Bridge      bridge.Config
 	HTTP        web.Config
+	Trail       trail.Config
 	Identity    identity.Config
 	Catalog     catalog.Config
 	Order       order.Config

@@ -75,16 +75,19 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 	if err := cfg.Identity.Validate(); err != nil {
 		return nil, nil, err
 	}
-	r.Trail = trail.New(trail.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Key: b.trailKey})
+	if err := cfg.Trail.Validate(); err != nil {
+		return nil, nil, err
+	}
+	r.Trail = trail.New(trail.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Config: cfg.Trail, Key: b.trailKey})
 	r.Identity = identity.New(identity.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Events: b.events,
 		Trail: r.Trail, Config: cfg.Identity, Key: b.tokenKey, Shared: cfg.distributed()})
 	r.Catalog = catalog.New(catalog.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Config: cfg.Catalog,
 		Audit: r.Trail.Tell, Bus: b.bus()})
 	if r.Order, err = order.Open(order.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs,
-		Catalog: r.Catalog, Config: cfg.Order}); err != nil {
+		Catalog: r.Catalog, Audit: r.Trail.Tell, Config: cfg.Order}); err != nil {
 		return nil, nil, err
 	}
-	pay := payment.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Orders: r.Order, Config: cfg.Payment}
+	pay := payment.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Orders: r.Order, Audit: r.Trail.Tell, Config: cfg.Payment}
 	pay.Config.PublicURL = publicURL
 	if r.Payment, err = payment.New(pay); err != nil {
 		return nil, nil, err
@@ -101,7 +104,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 	r.Tally = tally.New(tally.Deps{Obs: b.obs, Push: b.push, Node: b.nodes.Self().Name})
 	if r.Sale, err = sale.New(sale.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Push: b.push, Catalog: r.Catalog,
 		Orders: r.Order, Admission: r.Admission, Tally: r.Tally, Authenticate: r.Identity.AuthenticateToken,
-		Gates: b.gates(cfg), Bell: b.bell(cfg), Config: cfg.Sale}); err != nil {
+		Gates: b.gates(cfg), Bell: b.bell(cfg), Audit: r.Trail.Tell, Config: cfg.Sale}); err != nil {
 		return nil, nil, err
 	}
 	r.Plan = plan.New(plan.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Catalog: r.Catalog, Sales: r.Sale, Admission: r.Admission,
@@ -120,7 +123,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 	}
 	r.Ops = ops.New(ops.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Jobs: b.jobs, Schedules: b.schedules, Events: b.events, Audit: r.Trail.Tell})
 	return r, []room{
-		{r.Trail.Routes, nil, nil, nil},
+		{r.Trail.Routes, nil, r.Trail.Work, nil},
 		{r.Identity.Routes, nil, r.Identity.Work, r.Identity.Listeners},
 		{r.Catalog.Routes, nil, r.Catalog.Work, r.Catalog.Listeners},
 		{r.Order.Routes, nil, r.Order.Work, nil},

@@ -37,7 +37,11 @@ type SignIn struct {
 // before, which the new cookie replaces in the browser, ends.
 func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, err error) {
 	defer levee.Wrap(&err, "identity.SignIn")
-	defer func() { s.metrics.signIns.WithLabelValues(signInResult(err)).Inc() }()
+	var row userRow
+	defer func() {
+		s.metrics.signIns.WithLabelValues(signInResult(err)).Inc()
+		s.noteSignIn(ctx, in, row, err, from)
+	}()
 	if in.Kind != SessionCookie && in.Kind != SessionToken {
 		return Grant{}, levee.Invalid("kind", "cookie or token", in.Kind)
 	}
@@ -59,7 +63,7 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 	if err := s.limits.Allow(ctx, limit.SignInAccount, account).Err(); err != nil {
 		return Grant{}, err
 	}
-	row, err := readUserByLogin(db.Primary(ctx), s.db.QueryRow, key, phone)
+	row, err = readUserByLogin(db.Primary(ctx), s.db.QueryRow, key, phone)
 	if err != nil && levee.CodeOf(err) != levee.CodeNotFound {
 		return Grant{}, err
 	}
@@ -81,6 +85,25 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 		}
 	}
 	return s.begin(ctx, row, renewed, in.Kind, from)
+}
+
+// noteSignIn tells the trail how a sign-in ended. Of a name that nobody has it does not tell: it may be a password that was put into the
+// wrong field.
+func (s *Service) noteSignIn(ctx context.Context, in SignIn, row userRow, err error, from Origin) {
+	act := trail.Act{Action: "session.refused", Address: from.Address, RequestID: from.RequestID, After: map[string]string{"why": signInResult(err)}}
+	switch levee.CodeOf(err) {
+	case levee.CodeInvalid, levee.CodeUnavailable, levee.CodeInternal:
+		return // nothing was tried
+	case "":
+		act.Action, act.After = "session.begun", nil
+		ctx = levee.WithActor(ctx, levee.Actor{User: row.ID})
+	case levee.CodeTooManyRequests: // the account is shut to sign-ins for a while
+		act.Action, act.After = "session.shut_out", map[string]string{"name": levee.Shorten(in.Name, 40), "phone": handle.Mask(in.Phone)}
+	}
+	if row.ID != 0 {
+		act.Kind, act.Subject = levee.KindUser, int64(row.ID)
+	}
+	s.trail.Note(ctx, act, row.Roles.Has(levee.RoleOperator|levee.RoleAdministrator))
 }
 
 func wrongPassword() error {
@@ -363,10 +386,14 @@ func (s *Service) SignOut(ctx context.Context) (err error) {
 	if err := requireAccount(actor); err != nil {
 		return err
 	}
-	return s.db.Tx(ctx, "identity.sign_out", func(ctx context.Context, tx *db.Tx) error {
+	err = s.db.Tx(ctx, "identity.sign_out", func(ctx context.Context, tx *db.Tx) error {
 		_, err := s.endTx(ctx, tx, []int64{actor.Session}, "signed_out")
 		return err
 	})
+	if err == nil {
+		s.trail.Note(ctx, trail.Act{Action: "session.ended", Kind: levee.KindUser, Subject: int64(actor.User)}, actor.Roles.Has(levee.RoleOperator|levee.RoleAdministrator))
+	}
+	return err
 }
 
 // Sessions lists the open sessions of the context's actor, newest first.

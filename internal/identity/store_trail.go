@@ -14,10 +14,10 @@ import (
 // moveBatch is how many lines of the old trail are copied in one transaction.
 const moveBatch = 200
 
-// moveTrail is the work that copies the trail of versions before it had a room: each second, as nodes of such a version may still write
+// moveTrail is the work that copies the trail of versions before it had a room: every ten seconds, as nodes of such a version may still write
 // it. Lines stay where they were, for those nodes' readers; those that were copied are marked.
 func (s *Service) moveTrail() schedule.Work {
-	return schedule.Every("identity.move_trail", time.Second, job.Options{Timeout: 10 * time.Minute}, func(ctx context.Context) error {
+	return schedule.Every("identity.move_trail", 10*time.Second, job.Options{Timeout: 10 * time.Minute}, func(ctx context.Context) error {
 		for {
 			if n, err := s.moveSome(ctx); err != nil || n < moveBatch {
 				return err

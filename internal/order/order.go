@@ -70,7 +70,9 @@ type Deps struct {
 	Jobs    *job.Jobs
 	Catalog *catalog.Service
 	Clock   obs.Clock // nil: Obs.Clock
-	Config  Config
+	// Audit writes what operators do to orders into the trail; nil where there is none.
+	Audit  catalog.Audit
+	Config Config
 }
 
 // Source is who gave an order its units. All methods run inside the transaction of the order's step, and only for the winner
@@ -186,6 +188,7 @@ type Service struct {
 	events  *event.Bus
 	catalog *catalog.Service
 	clock   obs.Clock
+	audit   catalog.Audit
 	log     *slog.Logger
 	metrics *metrics
 	cfg     Config
@@ -217,7 +220,7 @@ func Open(d Deps) (_ *Service, err error) {
 		return nil, err
 	}
 	s := &Service{
-		db: d.DB, ids: d.IDs, sealer: d.Sealer, events: d.Events, catalog: d.Catalog, clock: d.Clock, log: d.Obs.Named("order"),
+		db: d.DB, ids: d.IDs, sealer: d.Sealer, events: d.Events, catalog: d.Catalog, clock: d.Clock, audit: d.Audit, log: d.Obs.Named("order"),
 		metrics: m, cfg: cfg, sources: map[string]Source{},
 	}
 	s.AddSource(sourceShop, (*shop)(s))

@@ -269,6 +269,12 @@ func (s *Service) moveTx(ctx context.Context, tx *db.Tx, o *Order, to State, e E
 	if err := insertStep(ctx, tx, o, e); err != nil {
 		return err
 	}
+	if by := levee.ActorFrom(ctx); s.audit != nil && by.User == e.Actor && by != levee.System && by.User != o.Buyer {
+		after := map[string]string{"state": to.String(), "reason": levee.Shorten(e.Reason, 500)}
+		if err := s.audit(ctx, tx, "order."+to.String(), s.sealer.Seal(levee.KindOrder, int64(o.ID)), map[string]string{"state": e.From.String()}, after); err != nil {
+			return err
+		}
+	}
 	tx.AfterCommit(func() { s.metrics.steps.WithLabelValues(to.String()).Inc() })
 	return s.fault("step.after_history")
 }

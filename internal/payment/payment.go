@@ -90,6 +90,8 @@ type Deps struct {
 	Events *event.Bus
 	Orders *order.Service
 	Clock  obs.Clock // nil: Obs.Clock
+	// Audit writes what operators do to payments into the trail; nil where there is none.
+	Audit  func(ctx context.Context, tx *db.Tx, act, subject string, before, after any) error
 	Config Config
 }
 
@@ -177,6 +179,7 @@ type Service struct {
 	events   *event.Bus
 	orders   *order.Service
 	clock    obs.Clock
+	audit    func(ctx context.Context, tx *db.Tx, act, subject string, before, after any) error
 	log      *slog.Logger
 	metrics  *metrics
 	cfg      Config
@@ -206,7 +209,7 @@ func New(d Deps) (_ *Service, err error) {
 		return nil, err
 	}
 	s := &Service{
-		db: d.DB, ids: d.IDs, sealer: d.Sealer, events: d.Events, orders: d.Orders, clock: d.Clock, log: d.Obs.Named("payment"),
+		db: d.DB, ids: d.IDs, sealer: d.Sealer, events: d.Events, orders: d.Orders, clock: d.Clock, audit: d.Audit, log: d.Obs.Named("payment"),
 		metrics: m, cfg: cfg, gateways: map[string]*guard{},
 	}
 	s.join(free{})

@@ -104,6 +104,12 @@ func (s *Service) returnTx(ctx context.Context, tx *db.Tx, a *Attempt, actor lev
 	if err := s.fault("return.after_attempt"); err != nil {
 		return err
 	}
+	if by := levee.ActorFrom(ctx); s.audit != nil && by.User == actor.User && by != levee.System && by.SignedIn() {
+		after := map[string]any{"refund": s.sealer.Seal(levee.KindRefund, number), "amount": a.Amount, "reason": levee.Shorten(reason, 500)}
+		if err := s.audit(ctx, tx, "payment.refunding", s.sealer.Seal(levee.KindPayment, int64(a.ID)), nil, after); err != nil {
+			return err
+		}
+	}
 	at := fromMicro(now.UnixMicro())
 	return insertRefund(ctx, tx, Refund{
 		ID: levee.RefundID(number), Payment: a.ID, Order: a.Order, State: RefundPending, ForOrder: forOrder, Amount: a.Amount,

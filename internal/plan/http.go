@@ -20,7 +20,7 @@ const (
 
 // Routes adds the room's operations to the server.
 func (s *Service) Routes(srv *web.Server) {
-	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sale-checks", ID: "checkSale", Tag: tag, Roles: operators, Limit: limit.Write, Errors: []int{404, 422},
+	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sale-checks", ID: "checkSale", Tag: tag, Reads: true, Roles: operators, Limit: limit.Write, Errors: []int{404, 422},
 		Summary: "Check the terms of a sale without making anything", Description: "Lists every problem, not only the first, and what is allowed and unwise."}, s.postCheck)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/duplicates", ID: "duplicateSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write,
 		Idempotent: true, Errors: []int{404, 409, 422}, Summary: "Draft a sale with the terms of another one"}, s.postDuplicate)

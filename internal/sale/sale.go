@@ -98,16 +98,15 @@ type Deps struct {
 	Catalog   *catalog.Service
 	Orders    *order.Service
 	Admission *admission.Service
-	// Tally shows the numbers of sales to their operators; nil where nobody looks.
-	Tally *tally.Service
+	Tally     *tally.Service // shows the numbers of sales to their operators; nil where nobody looks
 	// Gates makes the gate of a sale that several nodes share; nil where this process is the only one that sells, with gates in its memory.
 	Gates func(sale levee.SaleID, waitingMax int) *gate.Gate
 	// Bell joins a bell that the nodes of a house share: ring tells the others, wake is called when another one rang. Neither waits. nil
 	// with nil Gates; with Gates it may be nil, and other nodes' changes are seen by looking alone, within a second.
 	Bell func(name string, wake func()) (ring func())
-	// Authenticate verifies an access token without touching a database in the common case: the sold-out path calls it for
-	// every loser.
+	// Authenticate verifies an access token without touching a database as a rule: the sold-out path calls it for every loser.
 	Authenticate func(token string) (levee.Actor, error)
+	Audit        catalog.Audit // writes acts into the trail; nil where there is none
 	Config       Config
 }
 

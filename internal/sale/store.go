@@ -394,9 +394,11 @@ func (s *Service) actTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, a Act
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, "INSERT INTO sale_act (id, sale_id, act, units, reason, detail, actor_id, at) VALUES (?,?,?,?,?,?,?,?)",
-		id, sale, a.Act, a.Units, a.Reason, a.Detail, a.Actor, s.Obs.Clock().UnixMicro())
-	return err
+	if _, err = tx.Exec(ctx, "INSERT INTO sale_act (id, sale_id, act, units, reason, detail, actor_id, at) VALUES (?,?,?,?,?,?,?,?)",
+		id, sale, a.Act, a.Units, a.Reason, a.Detail, a.Actor, s.Obs.Clock().UnixMicro()); err != nil || s.Audit == nil {
+		return err
+	}
+	return s.Audit(levee.WithActor(ctx, levee.Actor{User: a.Actor}), tx, "sale."+a.Act, s.ref(sale), nil, map[string]any{"units": a.Units, "reason": a.Reason, "detail": levee.Shorten(a.Detail, 1000)})
 }
 
 func (s *Service) acts(ctx context.Context, sale levee.SaleID, p levee.Page) (list []Act, err error) {

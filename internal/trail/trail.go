@@ -51,7 +51,8 @@ type Deps struct {
 // Service is the room. Its methods may be called from any number of goroutines.
 type Service struct {
 	Deps
-	log *slog.Logger
+	log   *slog.Logger
+	notes notes
 }
 
 // New builds the room. It panics without a key of 32 bytes: app derives it.
@@ -126,6 +127,7 @@ func (s *Service) RecordTx(ctx context.Context, tx *db.Tx, act Act) (err error) 
 	if err != nil {
 		return err
 	}
+	web.Told(ctx)
 	return insertEntries(ctx, tx, []Entry{e})
 }
 

@@ -384,3 +384,86 @@ func TestDrop(t *testing.T) {
 }
 
 func (h *house) Obs() *obs.Obs { return h.Platform.Obs }
+
+// A crowd of refusals leaves few rows: the first of each kind at once, the rest with a count at the end of the minute; who has rights over others
+// is told apart from the crowd; nothing is counted twice or lost.
+func TestNotesAreFew(t *testing.T) {
+	h := newHouse(t)
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	o := *h.Obs()
+	o.Clock = func() time.Time { return now }
+	h.Service = New(Deps{DB: h.DB(), IDs: h.IDs, Sealer: h.Platform.Sealer, Obs: &o, Key: platformtest.Key(5)})
+	count := func(action string) (rows int, times int64) {
+		t.Helper()
+		for after := int64(0); ; {
+			list, more, err := h.List(h.boss, Filter{Action: action, Page: levee.Page{Limit: 100, After: after}})
+			h.must(err)
+			for _, e := range list {
+				rows, times, after = rows+1, times+e.Times, e.ID
+			}
+			if !more {
+				return rows, times
+			}
+		}
+	}
+	ctx := t.Context()
+	refused := Act{Action: "session.refused", Kind: levee.KindUser, Subject: 5, Address: netip.MustParseAddr("192.0.2.1")}
+	for range 5000 {
+		h.Note(ctx, refused, false)
+	}
+	h.flush(ctx, false)
+	if rows, times := count("session.refused"); rows != 1 || times != 5000 {
+		t.Fatalf("%d rows of %d", rows, times)
+	}
+	for range 5000 {
+		h.Note(ctx, refused, false)
+	}
+	h.flush(ctx, false)
+	if rows, times := count("session.refused"); rows != 1 || times != 5000 {
+		t.Fatalf("within the minute: %d rows of %d", rows, times)
+	}
+	now = now.Add(noteWindow)
+	h.flush(ctx, false)
+	if rows, times := count("session.refused"); rows != 2 || times != 10000 {
+		t.Fatalf("after the minute: %d rows of %d", rows, times)
+	}
+	// From ever new accounts.
+	crowd := refused
+	crowd.Action = "session.crowd"
+	for i := range 5000 {
+		crowd.Subject = int64(i)
+		h.Note(ctx, crowd, false)
+	}
+	staff := refused
+	staff.Subject = 99999
+	staff.Action = "session.staff"
+	h.Note(ctx, staff, true)
+	h.flush(ctx, true)
+	if rows, times := count("session.crowd"); rows != maxNotes+1 || times != 5000 {
+		t.Errorf("a crowd: %d rows of %d", rows, times)
+	}
+	if list, _, err := h.List(h.boss, Filter{Action: "session.staff"}); err != nil || len(list) != 1 || list[0].Subject != 99999 {
+		t.Errorf("a crowd hides staff: %+v, %v", list, err)
+	}
+	h.must(h.Seal(h.boss))
+	if v := h.verified(Pin{}); v.Problems != nil || v.Entries != int64(2+maxNotes+1+1) {
+		t.Errorf("%+v", v)
+	}
+}
+
+// Rows that cannot be written wait for the database, and are written once.
+func TestNotesWaitForTheDatabase(t *testing.T) {
+	h := newHouse(t)
+	h.Note(t.Context(), Act{Action: "session.refused"}, false)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	h.flush(gone, true)
+	if list, _, err := h.List(h.boss, Filter{}); err != nil || len(list) != 0 {
+		t.Fatalf("%+v, %v: this test could not find a fault", list, err)
+	}
+	h.flush(t.Context(), false)
+	h.flush(t.Context(), true)
+	if list, _, err := h.List(h.boss, Filter{}); err != nil || len(list) != 1 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}

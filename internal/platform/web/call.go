@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -46,6 +47,7 @@ type call struct {
 	hijacked     bool
 	secure       bool
 	forwarded    bool // by another node of the house
+	told         atomic.Bool
 	span         trace.Span
 	lines        [4]string // values of the headers below, which need a slice each
 }
@@ -278,12 +280,51 @@ func (c *call) finish(r *http.Request) {
 		rt.counted.seconds.Observe(took.Seconds())
 	}
 	c.logEvent(r, rt, took)
+	c.witness(rt)
 	if c.span != nil {
 		c.endSpan(rt)
 	}
 	if abort {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// Told says that the context's request was told of, by a room that knew more about it than its route.
+func Told(ctx context.Context) {
+	if c := callOf(ctx); c != nil {
+		c.told.Store(true)
+	}
+}
+
+// witnessTime is how long the witness may take: the caller has his answer.
+const witnessTime = 5 * time.Second
+
+func (c *call) witness(rt *route) {
+	refused := c.status == http.StatusForbidden
+	changed := c.status < 300 && rt.Roles != 0 && !rt.Roles.Has(levee.RoleCustomer) && c.r.Method != http.MethodGet && c.r.Method != http.MethodHead &&
+		!rt.Reads && !c.told.Load()
+	if c.s.parts.Witness == nil || !c.actor.SignedIn() || !refused && !changed {
+		return
+	}
+	o := Outcome{Route: rt.ID, Refused: refused}
+	for _, name := range pathNames(rt.Path) {
+		if v := c.r.PathValue(name); strings.Contains(v, "_") {
+			o.Subject = v
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c), witnessTime)
+	defer cancel()
+	c.s.parts.Witness(ctx, o)
+}
+
+// pathNames returns the names in a route's path.
+func pathNames(path string) (names []string) {
+	for _, part := range strings.Split(path, "/") {
+		if name, ok := strings.CutPrefix(part, "{"); ok {
+			names = append(names, strings.TrimSuffix(name, "}"))
+		}
+	}
+	return names
 }
 
 // panicked logs a panic and answers it when that is still possible. It reports whether the connection must be cut.

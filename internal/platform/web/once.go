@@ -175,6 +175,7 @@ func replay[O any](ctx context.Context, a answer, hash string) (*O, error) {
 		return nil, fmt.Errorf("the kept answer cannot be read: %w", err)
 	}
 	if c := callOf(ctx); c != nil {
+		c.told.Store(true) // when it was done
 		c.Header()["Idempotency-Replayed"] = []string{"true"}
 	}
 	return out, nil

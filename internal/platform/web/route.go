@@ -52,6 +52,8 @@ type Route struct {
 	// Replica lets the handler's reads go to a replica of the database: what it answers may be db.Config.ReplicaLag old, but never
 	// lacks what the asker's own session wrote. For lists and pages that decide nothing and that nobody is told to look at again.
 	Replica bool
+	// Reads says of a POST that it changes nothing.
+	Reads bool
 	// Hidden keeps it out of the document.
 	Hidden bool
 }

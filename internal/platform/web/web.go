@@ -80,11 +80,22 @@ type Parts struct {
 	DB     *db.DB        // nil: Ready alone decides
 	// Authenticate is asked before the body is read. Nil: everybody is a visitor.
 	Authenticate Authenticate
+	// Witness is told of each request of somebody who is signed in that was refused as forbidden, and of each that operators or
+	// administrators alone may send, that may change something, succeeded here and that no room told of (Told). Nil: nobody is told.
+	Witness func(ctx context.Context, o Outcome)
 	// Nodes is how requests reach the node that keeps what they are about. Without a Keeper every route is answered here.
 	Nodes Nodes
 	// Ready tells why this node should get no requests now. Nil: the database answers.
 	Ready          func(ctx context.Context) error
 	Title, Version string
+}
+
+// Outcome is how a request ended, for Witness.
+type Outcome struct {
+	Route   string // the operation's id
+	Refused bool   // it was forbidden
+	// Subject is the last of the path's values that may be a public id, or "".
+	Subject string
 }
 
 // Server routes requests. Routes are added first (Add, Raw, Handle, Fast); then Handler, Listen or Run seals it.

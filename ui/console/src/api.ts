@@ -14,7 +14,7 @@ export type ImportError = S['CatalogImportErrorView']
 export type Order = S['OrderView']
 export type OrderStep = S['OrderEntryView']
 export type Payment = S['PaymentView']
-export type AuditEntry = S['IdentityAuditView']
+export type AuditEntry = S['TrailEntryView']
 export type Account = S['SaleAccountView']
 export type SaleAct = S['SaleActView']
 export type Readiness = S['GetReadinessResponse']
@@ -173,8 +173,11 @@ export const completeOrder = (id: string, key: string) =>
 
 // ---- audit ----
 
-export const listAudit = (q: { actor?: string; subject?: string; action?: string; after?: string; limit?: number }) =>
+export const listAudit = (q: { actor?: string; subject?: string; action?: string; address?: string; from?: string; before?: string; after?: string; limit?: number }) =>
   of(() => api.GET('/v1/audit', { params: { query: q } }))
+export type Verification = S['VerifyAuditResponse']
+export const verifyAudit = (q: { after: number; head?: string }) => of(() => api.GET('/v1/audit/verification', { params: { query: q } }))
+export const auditExportUrl = (format: 'ndjson' | 'csv'): string => `/v1/audit/export${query({ format })}`
 
 // ---- webhooks ----
 

@@ -229,13 +229,16 @@ const words = {
     title: 'The signing secret', what: 'This is shown once. Keep it where the receiver reads its secrets.', verify: 'Standard Webhooks: the receiver checks webhook-signature over webhook-id, webhook-timestamp and the body.', done: 'I have kept it',
   },
   audit: {
-    actor: 'Who', subject: 'To what', action: 'Act', change: 'What changed', show: 'Before and after', from: 'from', actors: { system: 'System', visitor: 'Visitor' },
+    from_time: 'From', before_time: 'Before', address: 'Address', verify: 'Verify the chain', head: 'Head that you noted', headHint: 'Optional: 1042:9f86…', verifying: 'Verified so far: {n}', intact: '{n} entries verify; {waiting} wait for their place.', broken: 'The trail was changed outside of the house.', note: 'Note this head outside of the house. Given above, it shows whether the end was cut off or all was written anew:', place: 'Place {n}', export: 'Export', actor: 'Who', subject: 'To what', action: 'Act', change: 'What changed', show: 'Before and after', from: 'from', actors: { system: 'System', visitor: 'Visitor' },
     actions: {
       product_create: 'Product made', product_update: 'Product changed', sku_create: 'SKU added', sku_update: 'SKU changed', sku_adjust: 'Stock adjusted', picture_create: 'Picture added', picture_remove: 'Picture deleted', catalog_import: 'Products imported',
       user_created: 'Account made', user_signed_up: 'Signed up', user_set_up: 'First administrator', user_foreign_seen: 'Account of another shop seen', user_disabled: 'Account shut', user_enabled: 'Account opened', user_roles_changed: 'Roles changed',
       user_password_changed: 'Password changed', user_password_set: 'Password set', session_revoked: 'Session ended', session_others_revoked: 'Other sessions ended', session_reused: 'Stolen session ended',
       schedule_create: 'Schedule made', schedule_change: 'Schedule changed', schedule_pause: 'Schedule paused', schedule_resume: 'Schedule resumed', schedule_run: 'Schedule run by hand', schedule_remove: 'Schedule removed',
       job_cancel: 'Job cancelled', job_retry: 'Dead job retried', jobs_pause: 'Jobs paused', jobs_resume: 'Jobs resumed', listener_replay: 'Events replayed', listener_forget: 'Listener struck', event_retry: 'Parked event retried', event_discard: 'Parked event discarded',
+      session_begun: 'Signed in', session_refused: 'Sign-in refused', session_shut_out: 'Shut out after too many sign-ins', session_ended: 'Signed out', access_refused: 'Access refused', audit_exported: 'Trail exported', audit_dropped: 'Old entries dropped', limit_set: 'Limit set', limit_reset: 'Limit reset',
+      sale_create: 'Sale made', sale_change: 'Sale changed', sale_schedule: 'Sale scheduled', sale_pause: 'Sale paused', sale_resume: 'Sale resumed', sale_stop: 'Sale stopped', sale_top_up: 'Units added', sale_withdraw: 'Units withdrawn', sale_force_sold_out: 'Said to be sold out', sale_end: 'Sale ended', sale_void: 'Reservation voided',
+      order_shipped: 'Order shipped', order_done: 'Order completed', order_cancelled: 'Order cancelled', order_refunding: 'Refund begun', payment_refunding: 'Money on its way back',
       webhook_created: 'Webhook made', webhook_changed: 'Webhook changed', webhook_deleted: 'Webhook deleted', webhook_secret_rotated: 'Webhook secret replaced',
     },
   },

@@ -231,13 +231,16 @@ export const zh: Words = {
     title: '签名密钥', what: '只显示这一次。请保存到接收方读取密钥的地方。', verify: 'Standard Webhooks：接收方用它核对 webhook-id、webhook-timestamp 与正文的 webhook-signature。', done: '我已保存',
   },
   audit: {
-    actor: '操作人', subject: '对象', action: '操作', change: '变化', show: '前后对比', from: '来自', actors: { system: '系统', visitor: '访客' },
+    from_time: '从', before_time: '到', address: '地址', verify: '校验哈希链', head: '已记下的链头', headHint: '可选：1042:9f86…', verifying: '已校验：{n}', intact: '{n} 条记录校验通过；{waiting} 条等待入链。', broken: '审计记录曾在系统之外被改动。', note: '请在系统之外记下此链头。下次填入，可看出结尾是否被截断、记录是否被整体重写：', place: '第 {n} 位', export: '导出', actor: '操作人', subject: '对象', action: '操作', change: '变化', show: '前后对比', from: '来自', actors: { system: '系统', visitor: '访客' },
     actions: {
       product_create: '创建商品', product_update: '修改商品', sku_create: '添加 SKU', sku_update: '修改 SKU', sku_adjust: '调整库存', picture_create: '添加图片', picture_remove: '删除图片', catalog_import: '导入商品',
       user_created: '创建账号', user_signed_up: '注册', user_set_up: '首位管理员', user_foreign_seen: '外部商店账号首次出现', user_disabled: '停用账号', user_enabled: '启用账号', user_roles_changed: '修改角色',
       user_password_changed: '修改密码', user_password_set: '设置密码', session_revoked: '结束会话', session_others_revoked: '结束其他会话', session_reused: '结束被盗会话',
       schedule_create: '创建定时计划', schedule_change: '修改定时计划', schedule_pause: '暂停定时计划', schedule_resume: '恢复定时计划', schedule_run: '手动执行定时计划', schedule_remove: '删除定时计划',
       job_cancel: '取消任务', job_retry: '重试失败任务', jobs_pause: '暂停任务', jobs_resume: '恢复任务', listener_replay: '重放事件', listener_forget: '除名接收者', event_retry: '重试搁置事件', event_discard: '丢弃搁置事件',
+      session_begun: '登录', session_refused: '登录被拒', session_shut_out: '登录过多被暂时禁止', session_ended: '退出登录', access_refused: '访问被拒', audit_exported: '导出审计记录', audit_dropped: '删除过期记录', limit_set: '修改限流', limit_reset: '恢复限流',
+      sale_create: '创建活动', sale_change: '修改活动', sale_schedule: '排期活动', sale_pause: '暂停活动', sale_resume: '恢复活动', sale_stop: '停止活动', sale_top_up: '增加数量', sale_withdraw: '撤回数量', sale_force_sold_out: '强制售罄', sale_end: '结束活动', sale_void: '作废预留',
+      order_shipped: '订单发货', order_done: '订单完成', order_cancelled: '订单取消', order_refunding: '开始退款', payment_refunding: '款项退回中',
       webhook_created: '创建 Webhook', webhook_changed: '修改 Webhook', webhook_deleted: '删除 Webhook', webhook_secret_rotated: '更换 Webhook 密钥',
     },
   },
