@@ -75,7 +75,7 @@ func TestASecondProgramVerifiesTheTrail(t *testing.T) {
 		lines := bytes.SplitAfter(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
 		digits := regexp.MustCompile(`[0-9a-f]{64}|usr_[0-9a-z]+|evt_[0-9a-z]+|product\.create|user\.created`)
 		tried := 0
-		for i, line := range lines {
+		for i, line := range lines[:min(len(lines), 5)] {
 			for _, at := range digits.FindAllIndex(line, -1) {
 				changed := bytes.Clone(line)
 				if c := &changed[at[1]-1]; *c == '0' {
@@ -90,7 +90,7 @@ func TestASecondProgramVerifiesTheTrail(t *testing.T) {
 				tried++
 			}
 		}
-		if tried < 20 {
+		if tried < 10 {
 			t.Errorf("%s: only %d changes were tried", format, tried)
 		}
 		// A line taken out, and two exchanged.
@@ -103,7 +103,7 @@ func TestASecondProgramVerifiesTheTrail(t *testing.T) {
 			}
 		}
 		// The end cut off is seen by who noted the head.
-		save(bytes.Join(lines[:len(lines)-1], nil))
+		save(bytes.Join(lines[:4], nil)) // well before the noted place: more may have been sealed behind it
 		if content, _ := verifier(t, file, "--head", seen.Head); content {
 			t.Errorf("%s: the end was cut off, and it verifies still", format)
 		}

@@ -144,7 +144,7 @@ func TestEveryWriteOfStaffIsTold(t *testing.T) {
 	do(boss, "createSchedule", "POST", "/v1/schedules", map[string]any{"name": "dawn", "kind": "line.give", "trigger": "cron 0 9 * * mon-fri in Asia/Shanghai"}, "schedule.create")
 	do(boss, "changeSchedule", "PATCH", "/v1/schedules/dawn", map[string]any{"note": "n"}, "schedule.change")
 	do(boss, "pauseSchedule", "POST", "/v1/schedules/dawn/pause", nil, "schedule.pause")
-	do(boss, "resumeSchedule", "POST", "/v1/schedules/dawn/resume", nil, "schedule.resume")
+	do(boss, "resumeSchedule", "POST", "/v1/schedules/dawn/resume", map[string]any{}, "schedule.resume")
 	do(boss, "runSchedule", "POST", "/v1/schedules/dawn/runs", nil, "schedule.run")
 	do(boss, "removeSchedule", "DELETE", "/v1/schedules/dawn", nil, "schedule.remove")
 	do(boss, "pauseJobs", "PUT", "/v1/job-queue/pauses/kind/line.give", nil, "jobs.pause")
