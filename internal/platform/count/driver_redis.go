@@ -61,6 +61,7 @@ type remote struct {
 	mu      sync.Mutex
 	tell    map[key]struct{}      // guarded by mu: SQL has changed and Redis does not know
 	loading map[key]chan struct{} // guarded by mu
+	ended   uint64                // guarded by mu: how many loads have ended
 }
 
 // OpenShared keeps totals in Redis, for all nodes of a house. A node that is killed loses nothing that it has counted. Redis that is killed and keeps
@@ -242,6 +243,9 @@ func (f front) with(s row) int64 {
 func (r *remote) get(ctx context.Context, kind string, names []string) (map[string]int64, error) {
 	out := make(map[string]int64, len(names))
 	for try := 0; ; try++ {
+		r.mu.Lock()
+		ended := r.ended
+		r.mu.Unlock()
 		fs, err := r.fronts(ctx, kind, names)
 		if away(err) {
 			return r.fromSQL(ctx, kind, out, names)
@@ -260,7 +264,10 @@ func (r *remote) get(ctx context.Context, kind string, names []string) (map[stri
 		if len(miss) == 0 {
 			return out, nil
 		}
-		rest, err := r.load(ctx, kind, miss, out, try >= 3)
+		if try >= 2 {
+			ended = anyEnd
+		}
+		rest, err := r.load(ctx, kind, miss, out, ended, try >= 3)
 		if err != nil || len(rest) == 0 {
 			return out, err
 		}
@@ -281,13 +288,21 @@ func (r *remote) fromSQL(ctx context.Context, kind string, out map[string]int64,
 	return out, nil
 }
 
-// load reads keys from SQL that nobody else reads now, puts them into Redis, and returns those that others do read, after a moment.
-// With all it reads those too, and does not put them there.
-func (r *remote) load(ctx context.Context, kind string, names []string, out map[string]int64, all bool) (rest []string, err error) {
+// anyEnd lets a load begin whatever has ended since Redis was asked.
+const anyEnd = ^uint64(0)
+
+// load reads keys from SQL that nobody else reads now, puts them into Redis, and returns those that others do read, after a moment; and all when
+// other loads than ended have ended, as they may have put these there since Redis was asked. With all it reads every key, and does not put there what
+// others read.
+func (r *remote) load(ctx context.Context, kind string, names []string, out map[string]int64, ended uint64, all bool) (rest []string, err error) {
 	var mine []string
 	var wait chan struct{}
 	done := make(chan struct{})
 	r.mu.Lock()
+	if ended != anyEnd && r.ended != ended {
+		r.mu.Unlock()
+		return names, nil
+	}
 	for _, n := range names {
 		k := key{kind, n}
 		if ch, ok := r.loading[k]; ok && !all {
@@ -301,6 +316,7 @@ func (r *remote) load(ctx context.Context, kind string, names []string, out map[
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
+		r.ended++
 		for _, n := range mine {
 			if k := (key{kind, n}); r.loading[k] == done {
 				delete(r.loading, k)
