@@ -86,13 +86,10 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (got batch, err error) {
 	if !found {
 		return got, nil
 	}
-	var claims []*claim
-	var deals []dealt
-	var missed bool
 	var moved []string
 	var runner int64
 	err = j.db.Tx(ctx, "job.claim", func(ctx context.Context, tx *db.Tx) error {
-		claims, missed, moved, deals = claims[:0], false, nil, nil
+		got.claims, got.missed, got.deals, moved = got.claims[:0], false, nil, nil
 		few, runner = group{closed: few.closed}, 0
 		taken := map[*int]int{} // of budgets
 		for i, w := range wants {
@@ -109,8 +106,8 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (got batch, err error) {
 					return err
 				}
 				most = min(most, may)
-				deals = append(deals, d)
-				deal = &deals[len(deals)-1]
+				got.deals = append(got.deals, d)
+				deal = &got.deals[len(got.deals)-1]
 			}
 			if most <= 0 {
 				continue
@@ -129,8 +126,8 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (got batch, err error) {
 			}
 			taken[b] += len(cs)
 			w.lane.raced = read < len(ids)
-			missed = missed || w.lane.raced
-			claims = append(claims, cs...)
+			got.missed = got.missed || w.lane.raced
+			got.claims = append(got.claims, cs...)
 		}
 		return nil
 	})
@@ -146,9 +143,9 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (got batch, err error) {
 			j.addLane(key)
 		}
 		j.mu.Unlock()
-		missed = true
+		got.missed = true
 	}
-	for _, c := range claims {
+	for _, c := range got.claims {
 		if c.crashes > 0 {
 			j.mu.Lock()
 			c.suspect = true
@@ -162,7 +159,6 @@ func (j *Jobs) claim(ctx context.Context, wants []want) (got batch, err error) {
 			c.pool.late.Observe(max(now.Sub(c.dueAt).Seconds(), 0))
 		}
 	}
-	got.claims, got.missed, got.deals = claims, missed, deals
 	return got, nil
 }
 
