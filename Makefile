@@ -8,7 +8,7 @@ SEEDS ?= 10000
 RUNS ?= 50
 BEFORE ?= HEAD~1
 
-.PHONY: help run run-distributed distributed upgrade build ui test browser crowd check lint generate bench bench-distributed bench-peers chaos chaos-nodes compat simulate release clean
+.PHONY: help run run-distributed distributed upgrade build ui test contract browser crowd check lint generate bench bench-distributed bench-peers chaos chaos-nodes compat simulate release clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -43,8 +43,12 @@ test: lint ## Run every test: all suites on both tiers, the race detector on wha
 	else echo "no C compiler: the race detector is left out"; fi
 	@$(MAKE) --no-print-directory distributed browser
 
+CONTRACT ?= 20
+contract: ## Hold the house to its OpenAPI document for CONTRACT minutes, with seeds of its own; then schemathesis, where python3 is (docs/contract.md)
+	CONTRACT=$(CONTRACT) go test ./test/contract -count=1 -v -timeout $$(( $(CONTRACT) * 2 + 45 ))m -run 'TestContract|TestSchemathesis'
+
 # The suites that ask which tier they stand on; the others are the same on both.
-SUITES ?= $(sort $(dir $(shell git grep -l -e platformtest -e LEVEE_TEST_TIER -- 'internal/*_test.go' ':!internal/platform/backends')))
+SUITES ?= $(sort $(dir $(shell git grep -l -e platformtest -e LEVEE_TEST_TIER -- 'internal/*_test.go' 'test/contract/*_test.go' ':!internal/platform/backends')))
 distributed: ## The suites again on MariaDB and Redis, started for the run (go run ./tools/backends help)
 	LEVEE_TEST_TIER=distributed go run ./tools/backends exec -- go test -count=1 -short -timeout 30m $(addprefix ./,$(SUITES))
 

@@ -72,7 +72,7 @@ type placeView struct {
 	Position  *int       `json:"position" doc:"People ahead, and one; null when not known or not waiting"`
 	Waiting   int        `json:"waiting" doc:"People in line"`
 	PerSecond float64    `json:"per_second" doc:"Admissions a second, measured over the last 10 s"`
-	Estimate  *spanView  `json:"estimate_seconds" doc:"How long it may take, at the pace as measured; null when nobody is being admitted"`
+	Estimate  *spanView  `json:"estimate_seconds,omitempty" doc:"How long it may take, at the pace as measured; absent when nobody is being admitted"`
 	OpensAt   time.Time  `json:"opens_at"`
 	PollAfter int64      `json:"poll_after_ms,omitempty" doc:"Ask again after this time"`
 	Links     placeLinks `json:"links"`

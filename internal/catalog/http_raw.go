@@ -42,7 +42,7 @@ func (s *Service) rawRoutes(srv *web.Server) {
 		Description: "The body is the picture itself: PNG, JPEG or WebP, at most 512 KiB, 8,192 pixels a side. " +
 			"What it is, is found from its bytes.",
 		Roles: operators, Status: 201, Limit: limit.Write, BodyMax: MaxPicture + 1, Errors: []int{401, 403, 404, 409, 413, 415, 422}},
-		http.HandlerFunc(s.postPicture), web.RawDoc{Responses: map[int]any{201: pictureView{}},
+		http.HandlerFunc(s.postPicture), web.RawDoc{RequestTypes: []string{"image/png", "image/jpeg", "image/webp"}, Needed: true, Responses: map[int]any{201: pictureView{}},
 			Query: map[string]string{"alt": "What the picture shows, for those who cannot see it; at most 150 characters"}})
 	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/pictures/{id}", ID: "getPicture", Tag: "pictures",
 		Summary:     "A picture's bytes",
@@ -58,7 +58,8 @@ func (s *Service) rawRoutes(srv *web.Server) {
 			"When a line is refused nothing is imported, and errors names line, field, what is allowed and what was given.",
 		Roles: operators, Status: 200, Limit: limit.Import, BodyMax: s.Config.ImportBytes + 1, Timeout: bulkTimeout,
 		Errors: []int{400, 401, 403, 409, 413, 415, 422, 503}},
-		http.HandlerFunc(s.postImport), web.RawDoc{Responses: map[int]any{200: importView{}},
+		http.HandlerFunc(s.postImport), web.RawDoc{RequestTypes: []string{"text/csv", "application/x-ndjson"}, Needed: true, Responses: map[int]any{200: importView{}},
+			Forms: map[string]string{"mode": "^(all|partial)?$", "stock": "^(keep|set)?$"},
 			Query: map[string]string{
 				"mode":  "all (default): all lines or none, in one transaction; partial: the good lines, in many small ones",
 				"stock": "keep (default): on_hand counts for new SKUs only; set: existing SKUs get it too",
@@ -69,6 +70,7 @@ func (s *Service) rawRoutes(srv *web.Server) {
 			"an apostrophe, which import takes away.",
 		Roles: operators, Status: 200, Limit: limit.Import, Timeout: bulkTimeout, Errors: []int{401, 403, 422}},
 		http.HandlerFunc(s.getExport), web.RawDoc{Responses: map[int]any{200: ""}, Produces: []string{"text/csv", "application/x-ndjson"},
+			Forms: map[string]string{"format": "^(csv|jsonl)?$", "bom": "^(true|false)?$"},
 			Query: map[string]string{
 				"format": "csv (default) or jsonl",
 				"bom":    "true: begin a CSV file with a byte order mark, by which spreadsheets know UTF-8",

@@ -137,8 +137,8 @@ type signUpRequest struct {
 	Body      struct {
 		Name     string   `json:"name,omitempty" doc:"2 to 40 letters, digits, '.', '_' or '-'; unique without case"`
 		Phone    string   `json:"phone,omitempty" doc:"With country code, or of the house's own country"`
-		Password string   `json:"password" doc:"8 to 128 characters, hard to guess"`
-		Roles    []string `json:"roles,omitempty" doc:"Only for administrators: customer, operator, administrator" maxItems:"3"`
+		Password string   `json:"password" minLength:"8" maxLength:"128" doc:"8 to 128 characters, hard to guess"`
+		Roles    []string `json:"roles,omitempty" doc:"Only for administrators" enum:"customer,operator,administrator" maxItems:"3"`
 	}
 }
 
@@ -230,9 +230,12 @@ type endedView struct {
 	}
 }
 
+// UserView is exported because the document knows the fields of what is embedded by an exported name only.
+type UserView = userView
+
 type meView struct {
 	Body struct {
-		userView
+		UserView
 		Session string `json:"session,omitempty" doc:"Public id of the session that asks; none with a foreign token"`
 	}
 }
@@ -240,8 +243,8 @@ type meView struct {
 type passwordRequest struct {
 	UserAgent string `header:"User-Agent" hidden:"true"`
 	Body      struct {
-		Current  string `json:"current" doc:"The password so far"`
-		Password string `json:"password" doc:"The new one: 8 to 128 characters, hard to guess"`
+		Current  string `json:"current" minLength:"1" maxLength:"128" doc:"The password so far"`
+		Password string `json:"password" minLength:"8" maxLength:"128" doc:"The new one: 8 to 128 characters, hard to guess"`
 	}
 }
 
@@ -349,7 +352,7 @@ func (s *Service) Routes(w *web.Server) {
 				return nil, err
 			}
 			out := &meView{}
-			if out.Body.userView = s.viewUser(u); actor.Session != 0 {
+			if out.Body.UserView = s.viewUser(u); actor.Session != 0 {
 				out.Body.Session = s.sealer.Seal(levee.KindSession, actor.Session)
 			}
 			return out, nil

@@ -31,6 +31,7 @@ func (s *Service) idRoutes(srv *web.Server) {
 			"are unique, and roughly by time; numbers of a tag rise. Strings in JSON, because JavaScript cannot hold larger numbers than 2^53; with Accept: text/plain one id a line. " +
 			"What a lost answer carried is lost: ask again."},
 		http.HandlerFunc(s.getIDs), web.RawDoc{Responses: map[int]any{200: idsView{}}, Produces: []string{"application/json", "text/plain"},
+			Forms: map[string]string{"count": "^[0-9]{0,5}$", "layout": "^(default|js53)?$", "tag": "^([A-Za-z0-9][A-Za-z0-9._:/-]{0,99})?$"},
 			Query: map[string]string{
 				"count":  "How many, 1 to 10000; 1 by default",
 				"layout": layoutMeaning + "; not with tag",
@@ -40,6 +41,7 @@ func (s *Service) idRoutes(srv *web.Server) {
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/ids/{id}", ID: "explainId", Tag: "ids", Quiet: true, Errors: []int{401, 404, 422},
 		Summary: "What an id is made of: time, worker, sequence", Description: "It tells what any id of the layout would be made of, given or not."},
 		http.HandlerFunc(s.explain), web.RawDoc{Responses: map[int]any{200: explainView{}}, Path: map[string]string{"id": "The id, in decimal"},
+			Forms: map[string]string{"id": "^[0-9]{1,19}$", "layout": "^(default|js53)?$"},
 			Query: map[string]string{"layout": layoutMeaning}, Headers: map[string]string{"Authorization": "Bearer and the program's secret"}})
 }
 

@@ -183,8 +183,11 @@ func (s *Service) deleteMine(ctx context.Context, in *salePath) (*struct{}, erro
 	return nil, s.Leave(ctx, v.ID, levee.ActorFrom(ctx).User)
 }
 
+// EntryView is exported because the document knows the fields of what is embedded by an exported name only.
+type EntryView = entryView
+
 type listedEntry struct {
-	entryView
+	EntryView
 	Buyer string `json:"buyer"`
 }
 

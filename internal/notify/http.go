@@ -18,7 +18,7 @@ const (
 // Routes adds the room's operations.
 func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/notices", ID: "listNotices", Tag: "notices", Roles: everybody, Limit: limit.Read,
-		Summary: "One's own notices, newest first", Description: "The newest 200 of the last 90 days."}, s.getNotices)
+		Errors: []int{404}, Summary: "One's own notices, newest first", Description: "The newest 200 of the last 90 days."}, s.getNotices)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/notices/reads", ID: "readNotices", Tag: "notices", Roles: everybody, Status: 204, Limit: limit.Write,
 		Errors: []int{404}, Summary: "Mark one's notices as read, up to this one"}, s.postReads)
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/notices/events", ID: "watchNotices", Tag: "notices", Roles: everybody, Timeout: -1, Quiet: true,

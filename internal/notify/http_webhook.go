@@ -328,9 +328,12 @@ func (s *Service) getDeliveries(ctx context.Context, in *struct {
 	return out, nil
 }
 
+// DeliveryView is exported because the document knows the fields of what is embedded by an exported name only.
+type DeliveryView = deliveryView
+
 type wholeDelivery struct {
 	Body struct {
-		deliveryView
+		DeliveryView
 		Payload  json.RawMessage `json:"payload" doc:"The body as it is sent"`
 		Attempts []attemptView   `json:"attempts" doc:"Oldest first, the last 200"`
 	}
@@ -348,7 +351,7 @@ func (s *Service) getDelivery(ctx context.Context, in *struct {
 		return nil, err
 	}
 	out := &wholeDelivery{}
-	out.Body.deliveryView, out.Body.Payload, out.Body.Attempts = s.viewDelivery(d), body, make([]attemptView, len(attempts))
+	out.Body.DeliveryView, out.Body.Payload, out.Body.Attempts = s.viewDelivery(d), body, make([]attemptView, len(attempts))
 	for i, a := range attempts {
 		out.Body.Attempts[i] = attemptView{Number: a.Number, At: a.At, DurationMS: float64(a.Duration.Microseconds()) / 1000, Status: a.Status, Answer: a.Answer, Error: a.Error}
 	}

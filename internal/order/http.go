@@ -109,7 +109,7 @@ type idInput struct {
 type listInput struct {
 	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"20"`
 	After string    `query:"after" maxLength:"64" doc:"next of the page before"`
-	State string    `query:"state" maxLength:"16"`
+	State string    `query:"state" enum:"created,paid,shipped,done,refunding,refunded,cancelled"`
 	Buyer string    `query:"buyer" maxLength:"64" doc:"For operators: one buyer's orders"`
 	From  time.Time `query:"from" doc:"Made at or after this moment"`
 	To    time.Time `query:"to" doc:"Made before this moment"`

@@ -22,7 +22,7 @@ const (
 func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/payments", ID: "startPayment", Tag: "payments",
 		Summary: "Begin to pay an order", Description: "Send the payer to redirect_url. What he does there arrives by itself; the order shows it.",
-		Roles: everybody, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422, 503}}, s.postPayment)
+		Roles: everybody, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 410, 422, 503}}, s.postPayment)
 	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/payments", ID: "listPayments", Tag: "payments",
 		Summary: "An order's payments", Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getPayments)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/refund", ID: "refundOrder", Tag: "payments",
@@ -37,7 +37,7 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary: "For payment providers", Status: 200, BodyMax: maxForm, Errors: []int{400, 403, 404, 422},
 		Description: "A provider's signed notification. The answer is the one word success; with any other the provider sends it again. " +
 			"It has no rate limit: a bad signature costs less than the limit's own bookkeeping, and a provider may send thousands at once."},
-		s.notifyHandler(srv.StatusOf), web.RawDoc{Request: "", RequestType: formType, Responses: map[int]any{200: ""}, Produces: []string{"text/plain"}})
+		s.notifyHandler(srv.StatusOf), web.RawDoc{RequestTypes: []string{formType}, Responses: map[int]any{200: ""}, Produces: []string{"text/plain"}, RefusalTypes: []string{"text/plain"}})
 }
 
 type startRequest struct {

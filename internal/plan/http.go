@@ -28,7 +28,7 @@ func (s *Service) Routes(srv *web.Server) {
 		Idempotent: true, Errors: []int{404, 422}, Summary: "Copy a sale for a rehearsal: no stock of the catalog, invented buyers only"}, s.postRehearsal)
 	srv.Raw(web.Route{Method: "POST", Path: "/v1/sales/{sale}/rehearsal-buyers", ID: "inventBuyers", Tag: tag, Roles: operators, Limit: limit.Write, Timeout: -1,
 		BodyMax: maxInventBody, Errors: []int{404, 409, 422}, Summary: "Invent buyers for a rehearsal: one JSON line each, with their tokens"},
-		http.HandlerFunc(s.postRehearsalBuyers), web.RawDoc{Request: inventRequest{}, Responses: map[int]any{200: nil}, Produces: []string{"application/jsonl"}})
+		http.HandlerFunc(s.postRehearsalBuyers), web.RawDoc{Request: inventRequest{}, Needed: true, Responses: map[int]any{200: nil}, Produces: []string{"application/jsonl"}})
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/reservations", ID: "exportReservations", Tag: tag, Roles: operators, Timeout: -1,
 		Summary: "Every reservation of a sale, one JSON line each"}, http.HandlerFunc(s.exportReservations),
 		web.RawDoc{Responses: map[int]any{200: nil}, Produces: []string{"application/jsonl"}})

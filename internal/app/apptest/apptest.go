@@ -1,6 +1,7 @@
 // Package apptest starts the whole house for a test: on a free port, in a temporary folder, with accounts of each role.
 //
-// It owns no double of anything: what a test talks to over HTTP is what a customer talks to.
+// It owns no double of anything: what a test talks to over HTTP is what a customer talks to. Whatever a house answers to a client of this
+// package or to http.DefaultClient is held against the OpenAPI document that it serves; an answer that is not as documented fails the test.
 package apptest
 
 import (
@@ -13,12 +14,14 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"levee"
 	"levee/internal/app"
 	"levee/internal/identity"
+	"levee/internal/platform/contract"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/platformtest"
 )
@@ -30,6 +33,11 @@ type House struct {
 	// Operator and Customer are signed-in clients; Visitor is not signed in.
 	Operator, Customer, Visitor *Client
 }
+
+// recorder judges what houses answer. It passes on what is for others.
+var recorder = &contract.Recorder{Next: http.DefaultTransport}
+
+func init() { http.DefaultClient.Transport = recorder }
 
 // Password of the test accounts.
 const Password = "quiet-levee-at-dusk-41"
@@ -91,6 +99,7 @@ func start(t testing.TB, cfg app.Config, change []func(*app.Config)) *House {
 	})
 	h := &House{App: a, Base: "http://" + a.Addr.String()}
 	h.Visitor = &Client{t: t, base: h.Base}
+	h.watch(t)
 	system := levee.WithActor(t.Context(), levee.System)
 	for name, roles := range map[string]levee.Roles{"operator": levee.RoleCustomer | levee.RoleOperator, "customer": levee.RoleCustomer} {
 		_, err := a.Rooms.Identity.Create(system, identity.NewUser{Name: name, Password: obs.Secret(Password), Roles: roles}, identity.Origin{})
@@ -100,6 +109,26 @@ func start(t testing.TB, cfg app.Config, change []func(*app.Config)) *House {
 	}
 	h.Operator, h.Customer = h.SignIn(t, "operator"), h.SignIn(t, "customer")
 	return h
+}
+
+// watch holds what the house answers against its document until the test ends.
+func (h *House) watch(t testing.TB) {
+	t.Helper()
+	text := h.Visitor.Do("GET", "/v1/openapi.json", nil).Want(http.StatusOK).Body
+	d, err := contract.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var over atomic.Bool
+	stop := recorder.Watch(strings.TrimPrefix(h.Base, "http://"), d, func(b contract.Breach) {
+		if !over.Load() {
+			t.Errorf("not as documented: %s", b)
+		}
+	})
+	t.Cleanup(func() {
+		over.Store(true)
+		stop()
+	})
 }
 
 // SignIn returns a client of an account that exists.

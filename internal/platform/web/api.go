@@ -94,7 +94,11 @@ func (a *adapter) Handle(op *huma.Operation, handle func(huma.Context)) {
 			} else {
 				buf := buffers.Get().(*bytes.Buffer) //nolint:errcheck // the pool holds nothing else
 				defer putBuffer(buf)
-				if err := rt.readTyped(buf, r); err != nil {
+				err := rt.readTyped(buf, r)
+				if err == nil {
+					err = (*api)(a).refuseNull(rt.schema, buf.Bytes())
+				}
+				if err != nil {
 					WriteError(c, r, err)
 					return
 				}
@@ -114,10 +118,10 @@ const (
 // learn takes from a finished operation what the pipeline must know.
 func (rt *route) learn(op *huma.Operation) {
 	rt.op = op
-	rt.query = map[string]bool{}
+	rt.query, rt.filled = map[string]bool{}, map[string]bool{}
 	for _, p := range op.Parameters {
 		if p.In == "query" {
-			rt.query[p.Name] = p.Explode != nil && *p.Explode
+			rt.query[p.Name], rt.filled[p.Name] = p.Explode != nil && *p.Explode, needsValue(p.Schema)
 		}
 	}
 	if op.RequestBody == nil {

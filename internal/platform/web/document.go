@@ -28,7 +28,8 @@ func newDocument(title, version, publicURL string, namer func(reflect.Type, stri
 		Info: &huma.Info{
 			Title: title, Version: version,
 			Description: "Errors are problem details (RFC 9457) that carry a word in `error`. Ids are opaque strings, times RFC 3339 in UTC, " +
-				"amounts integers in the currency's minor unit.",
+				"amounts integers in the currency's minor unit. Lengths count characters; a text can also be refused for its length in bytes of UTF-8 " +
+				"or for control characters, and the refusal says so.",
 		},
 		Components: &huma.Components{
 			Schemas:   huma.NewMapRegistry(schemaPrefix, namer),
@@ -111,10 +112,8 @@ func (a *api) describe(rt *route, op *huma.Operation) {
 		a.addParam(op, "header", "Idempotency-Key", "Makes the request safe to repeat: the same key with the same body gets the first answer again, "+
 			"another body 422. 1 to 128 visible ASCII characters, of which enough must be random. Kept at least a day", idempotencyKeyMax)
 	}
-	errs := map[int]bool{http.StatusNotAcceptable: true, http.StatusInternalServerError: true, http.StatusServiceUnavailable: true}
-	if len(op.Parameters) > 0 || op.RequestBody != nil {
-		errs[http.StatusBadRequest], errs[http.StatusUnprocessableEntity] = true, true
-	}
+	errs := map[int]bool{http.StatusNotAcceptable: true, http.StatusInternalServerError: true, http.StatusServiceUnavailable: true,
+		http.StatusBadRequest: true, http.StatusUnprocessableEntity: true} // a query that nobody asked for
 	if op.RequestBody != nil {
 		errs[http.StatusRequestTimeout], errs[http.StatusRequestEntityTooLarge], errs[http.StatusUnsupportedMediaType] = true, true, true
 	}
@@ -169,7 +168,7 @@ func (a *api) addHeaders(rt *route, resp *huma.Response) {
 		resp.Headers = map[string]*huma.Param{}
 	}
 	text := &huma.Schema{Type: huma.TypeString}
-	resp.Headers["X-Request-Id"] = &huma.Param{Schema: text, Description: "Under which the server's log knows this request"}
+	resp.Headers["X-Request-Id"] = &huma.Param{Schema: text, Required: true, Description: "Under which the server's log knows this request"}
 	if rt.Limit != limit.None {
 		resp.Headers["RateLimit"] = &huma.Param{Schema: text, Description: `Where the caller stands in each limit: "write";r=39;t=1 is 39 more now, and all again in 1 s`}
 		resp.Headers["RateLimit-Policy"] = &huma.Param{Schema: text, Description: `Each limit: "write";q=40;w=2 is 40 at once, which come again in 2 s`}
@@ -205,9 +204,9 @@ func (a *api) problemResponse(status int) *huma.Response {
 		text := &huma.Schema{Type: huma.TypeString}
 		switch status {
 		case http.StatusUnauthorized:
-			r.Headers = map[string]*huma.Param{"WWW-Authenticate": {Schema: text}}
+			r.Headers = map[string]*huma.Param{"WWW-Authenticate": {Schema: text, Required: true}}
 		case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-			r.Headers = map[string]*huma.Param{"Retry-After": {Schema: &huma.Schema{Type: huma.TypeInteger}, Description: "Seconds to wait"}}
+			r.Headers = map[string]*huma.Param{"Retry-After": {Schema: &huma.Schema{Type: huma.TypeInteger}, Required: true, Description: "Seconds to wait"}}
 		}
 		components.Responses[name] = r
 	}
@@ -238,17 +237,23 @@ func (a *api) documentRaw(rt *route, doc RawDoc) {
 	for _, name := range pathParams(rt.Path) {
 		a.addParam(op, "path", name, "", 0)
 	}
+	for _, p := range op.Parameters {
+		p.Schema.Pattern = doc.Forms[p.Name]
+	}
 	slices.SortStableFunc(op.Parameters, func(x, y *huma.Param) int { return strings.Compare(y.In, x.In) }) // the map has no order
-	if doc.Request != nil || doc.RequestType != "" {
-		mt := doc.RequestType
-		if mt == "" {
-			mt = "application/json"
+	if doc.Request != nil || doc.RequestTypes != nil {
+		types := doc.RequestTypes
+		if types == nil {
+			types = []string{"application/json"}
 		}
-		schema := &huma.Schema{Type: huma.TypeString, Format: "binary"}
-		if doc.Request != nil {
-			schema = registry.Schema(reflect.TypeOf(doc.Request), true, rt.ID+"Request")
+		op.RequestBody = &huma.RequestBody{Required: doc.Needed, Content: map[string]*huma.MediaType{}}
+		for _, mt := range types {
+			m := &huma.MediaType{}
+			if doc.Request != nil {
+				m.Schema = registry.Schema(reflect.TypeOf(doc.Request), true, rt.ID+"Request")
+			}
+			op.RequestBody.Content[mt] = m
 		}
-		op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{mt: {Schema: schema}}}
 	}
 	if len(doc.Responses) == 0 {
 		status := rt.Status
@@ -274,6 +279,16 @@ func (a *api) documentRaw(rt *route, doc RawDoc) {
 		op.Responses[strconv.Itoa(status)] = r
 	}
 	a.describe(rt, op)
+	for _, mt := range doc.RefusalTypes {
+		for status, r := range op.Responses {
+			if status[0] == '4' || status[0] == '5' {
+				both := *a.OpenAPI().Components.Responses["Problem"+status]
+				both.Content = maps.Clone(both.Content)
+				both.Content[mt] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
+				*r = both
+			}
+		}
+	}
 	rt.learn(op)
 	if !rt.takes("application/json") {
 		rt.consumes = nil // the handler judges what it reads: it may take many types, or go by the bytes

@@ -165,6 +165,9 @@ func (p *problem) encode() []byte {
 func (c *call) problemFor(r *http.Request, err error) *problem {
 	p := describe(err)
 	p.RequestID = c.id
+	for i := range p.Errors {
+		p.Errors[i].Field = c.route.locate(p.Errors[i].Field)
+	}
 	if p.Status != http.StatusNotModified {
 		c.err, c.code = err, levee.Code(p.Code)
 	}

@@ -61,13 +61,16 @@ type Route struct {
 // RawDoc documents a raw route by hand. The pipeline goes by it too: a body that is not JSON where Request says JSON is 415, an
 // unknown query parameter 422, an Accept that allows none of Produces 406. What else a body may be, the handler judges.
 type RawDoc struct {
-	Request     any               // a value of the body's type; nil: no JSON body
-	RequestType string            // the body's media type; default application/json with Request, else no body is expected
-	Responses   map[int]any       // status to a value of the body's type; nil: no body
-	Produces    []string          // media types of the answers; default application/json
-	Path        map[string]string // path parameter to what it means
-	Query       map[string]string // query parameter to what it means; others are refused, also when it is empty
-	Headers     map[string]string // request header to what it means
+	Request      any               // a value of the body's type; nil: no JSON body
+	RequestTypes []string          // the body's media types; default application/json with Request, else no body is expected
+	Needed       bool              // a body must come
+	Responses    map[int]any       // status to a value of the body's type; nil: no body
+	Produces     []string          // media types of the answers; default application/json
+	RefusalTypes []string          // of refusals that the handler writes itself, beside problem details: for callers that wait for a word
+	Path         map[string]string // path parameter to what it means
+	Query        map[string]string // query parameter to what it means; others are refused, also when it is empty
+	Headers      map[string]string // request header to what it means
+	Forms        map[string]string // parameter to the regular expression that its values match; the handler sees to it
 }
 
 // route is a Route with what the pipeline needs to know at each request.
@@ -80,6 +83,7 @@ type route struct {
 	produces []string
 	consumes []string        // media types of the body; nil: none is expected
 	query    map[string]bool // known query parameters, true for lists; nil: not checked
+	filled   map[string]bool // those of them that cannot be empty
 	op       *huma.Operation
 	schema   *huma.Schema // of the JSON body
 	shape    *body.Shape
@@ -101,6 +105,11 @@ func Add[I, O any](s *Server, r Route, h func(ctx context.Context, in *I) (*O, e
 	rt.in, rt.inType, rt.outType = in, in.Name(), out.Name()
 	if f, ok := in.FieldByName("Body"); ok {
 		rt.bodyType = f.Type
+	}
+	for _, t := range []reflect.Type{in, out} {
+		if f, ok := t.FieldByName("Body"); ok {
+			mustBeNamed(r.ID, f.Type, map[reflect.Type]bool{})
+		}
 	}
 	rt.produces = []string{"application/json"}
 	op := huma.Operation{
@@ -197,6 +206,7 @@ func (s *Server) mount(rt *route, h http.HandlerFunc) {
 
 // plain puts a page behind as much of the pipeline as it needs.
 func (s *Server) plain(pattern string, quiet bool, h http.Handler) http.Handler {
+	s.pages = append(s.pages, pattern)
 	rt := &route{Route: Route{Quiet: quiet}, name: pattern, bodyMax: s.cfg.BodyMax, timeout: s.cfg.RequestTimeout, counted: s.metrics.route(pattern)}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := callOf(r.Context())
@@ -339,6 +349,8 @@ func (rt *route) checkQuery(raw string) error {
 			return levee.Invalid(field, "one of the known parameters: "+strings.Join(slices.Sorted(maps.Keys(rt.query)), ", "), name)
 		case !list && len(q[name]) > 1:
 			return levee.Invalid(field, "given once", strconv.Itoa(len(q[name]))+" times")
+		case rt.filled[name] && slices.Contains(q[name], ""):
+			return levee.Invalid(field, "given with a value, or left out", "nothing")
 		}
 	}
 	return nil
@@ -382,7 +394,7 @@ func (s *Server) allowedMethods(r *http.Request) []string {
 	probe := http.Request{URL: r.URL, Host: r.Host}
 	for _, m := range methods {
 		probe.Method = m
-		if _, pattern := s.mux.Handler(&probe); pattern != "" && pattern != "/" {
+		if _, pattern := s.mux.Handler(&probe); pattern != "" && pattern != "/" && !s.refused[pattern] {
 			allowed = append(allowed, m)
 		}
 	}

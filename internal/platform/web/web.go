@@ -109,6 +109,8 @@ type Server struct {
 	api     *api
 	mux     *http.ServeMux
 	routes  []*route
+	pages   []string        // patterns of what is no operation
+	refused map[string]bool // patterns that stand in the router only to be refused
 	fast    func(http.ResponseWriter, *http.Request) bool
 	home    http.Handler
 
@@ -153,7 +155,7 @@ func New(cfg Config, p Parts) (_ *Server, err error) {
 	}
 	s := &Server{
 		cfg: cfg, parts: p, log: p.Obs.Named("web"), clock: p.Obs.Clock, metrics: newMetrics(p.Obs.Metrics),
-		mux: http.NewServeMux(), bodyGrace: bodyGrace, writeGrace: writeGrace, origins: map[string]bool{}, csrf: http.NewCrossOriginProtection(),
+		mux: http.NewServeMux(), bodyGrace: bodyGrace, writeGrace: writeGrace, origins: map[string]bool{}, refused: map[string]bool{}, csrf: http.NewCrossOriginProtection(),
 	}
 	if s.clock == nil {
 		s.clock = time.Now
@@ -327,6 +329,16 @@ func (s *Server) Routes() []string {
 	}
 	slices.Sort(lines)
 	return lines
+}
+
+// Patterns lists all that the router knows, as lines "POST /v1/orders", sorted: operations, hidden ones and pages.
+func (s *Server) Patterns() []string {
+	all := slices.Clone(s.pages)
+	for _, r := range s.routes {
+		all = append(all, r.name)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // OpenAPI returns the document of the operations added so far, as JSON.

@@ -224,7 +224,7 @@ func (s *site) addRoutes() {
 			return
 		}
 		WriteJSON(w, r, 200, n)
-	}), RawDoc{RequestType: "application/octet-stream"})
+	}), RawDoc{RequestTypes: []string{"application/octet-stream"}})
 	Add(s.Server, Route{Method: "POST", Path: "/v1/files", ID: "createFile", BodyMax: 4000},
 		func(_ context.Context, in *struct {
 			RawBody huma.MultipartFormFiles[struct {

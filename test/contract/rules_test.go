@@ -1,0 +1,132 @@
+package contract
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+)
+
+// rules are the refusals of what the document allows that are meant: what no schema can say, because it hangs on what the house holds, on
+// two fields at once or on a grammar. The key is the operation, or * for all; the values are patterns of the fields that it may refuse.
+var rules = map[string][]string{
+	"*": {
+		`query\.after`,                      // a cursor is the house's own word: the next of an earlier page
+		`header\.Idempotency-Key`,           // enough of it must be random
+		`query\.(buyer|sale|actor|subject)`, // ids
+	},
+	"actOnSale":      {`body\.units`},                 // only with the acts that move units
+	"adjustStock":    {`body\.delta`},                 // not 0
+	"changePassword": {`body\.(current|password)`},    // the right one; another, and hard to guess
+	"createUser":     {`body\.(name|phone|password)`}, // one of name and phone; hard to guess
+	"setPassword":    {`body\.password`},              // hard to guess
+	"setUp":          {`body\.(name|password|code)`},  // as above
+	"signIn":         {`body\.(name|phone|password)`}, // one of name and phone
+	"setRoles":       {`body\.roles`},                 // not none
+	"disableUser":    {`body\.reason`},                // one line
+	"createSale":     {saleTerms},
+	"changeSale":     {saleTerms},
+	"duplicateSale":  {saleTerms},
+	"rehearseSale":   {saleTerms},
+	"createSchedule": {`body\.(trigger|kind|name|args|max_live|most|coalesce|grace_ms|note)`}, // grammar and registered kinds
+	"changeSchedule": {`body\.(trigger|kind|name|args|max_live|most|coalesce|grace_ms|note)`},
+	"resumeSchedule": {`body\.from`},
+	"explainTrigger": {`query\.(text|after)`},       // the grammar of triggers
+	"createIds":      {`query\.(count|layout|tag)`}, // layout not with tag; 1 to 10,000
+	"explainId":      {`path\.id`},                  // below 2^63
+	"joinSaleLine":   {`body\.quantity`},            // the sale's limit per buyer
+	"buyInSale":      {`body\.quantity`},
+	"createOrder":    {`body\.lines.*`},       // SKUs that are on sale, each once
+	"createProduct":  {`body\.(code|skus.*)`}, // codes once each, one currency
+	"createSKU":      {`body\.(code|price.*)`},
+	"updateProduct":  {`body(\..*)?`}, // something to change
+	"updateSKU":      {`body(\..*)?`},
+	"importProducts": {`.*`},                 // lines of the file
+	"createPicture":  {`query\.alt`, `body`}, // at most 150 characters; what the bytes are
+	"setLimit":       {`body\.rate`},         // the grammar of rates, each limit's bounds
+	"startPayment":   {`body\.provider`},     // the providers of this house
+	"replayWebhook":  {`body\.(from|to)`},    // in order, not the future
+	"replayEvents":   {`body\.since`, `path\.listener`},
+	"createWebhook":  {`body\.(url|events.*)`}, // https, public; known names, each once
+	"updateWebhook":  {`body(\.(url|events.*))?`},
+	"takeLock":       {`body\.(permits|max_hold_ms|ttl_ms)`}, // not with shared; in order
+	"listOrders":     {`query\.(source|from|to)`},
+	"listUsers":      {`query\.(phone|name)`}, // a phone number
+	"listJobs":       {`query\.(kind|pool|source)`},
+	"admitBuyer":     {`body\.(proof.*|ticket)`},
+	"getFile":        {`query\.(expires|signature|size)`}, // what the house signed
+	"putFile":        {`query\.(expires|signature|size)`},
+	"inventBuyers":   {`body\.buyers`},
+	"readNotices":    {`body\.up_to`},
+}
+
+// codes are refusals with a word of their own: the request was understood.
+var codes = []string{"idempotency_mismatch", "admission_invalid", "challenge_failed"}
+
+// saleTerms are rules of terms over several fields: order of times, at most one mode's fields, an id of a SKU.
+const saleTerms = `body(\.(sku|title|price.*|units|per_buyer|starts_at|ends_at|draw_at|mode|admission.*|pay_within_seconds|waiting_list|token_needed|version|lasts_seconds|starts_in_ms))?`
+
+// inBytes are refusals of texts for what the document says of all texts at its beginning: length in bytes, control characters.
+var inBytes = regexp.MustCompile(`bytes|control characters|one line`)
+
+var index = regexp.MustCompile(`\[\d+\]`)
+
+// ruled reports whether a refusal is one of the rules; else it names the field that is none.
+func ruled(op string, p problem) (string, bool) {
+	for _, c := range codes {
+		if p.Code == c {
+			return "", true
+		}
+	}
+	if p.Code == "malformed" && len(p.Errors) == 1 && p.Errors[0].Field == "header.Idempotency-Key" {
+		return "", true // enough of it must be random
+	}
+	if p.Code != "invalid" || len(p.Errors) == 0 {
+		return "", false
+	}
+	for _, f := range p.Errors {
+		field := index.ReplaceAllString(f.Field, "[]")
+		ok := inBytes.MatchString(f.Allowed)
+		for _, pattern := range append(rules[op], rules["*"]...) {
+			if regexp.MustCompile(`^(?:` + pattern + `)$`).MatchString(field) {
+				ok = true
+			}
+		}
+		if !ok {
+			return field, false
+		}
+	}
+	return "", true
+}
+
+// tame keeps allowed requests from what would make the run useless: long waits and crowds.
+func (c *campaign) tame(m *maker, r *request) {
+	o, _ := r.tree.(map[string]any)
+	at := func(name string, most int) {
+		if _, ok := o[name]; ok && m != nil {
+			o[name] = json.Number(fmt.Sprint(m.IntN(most) + 10))
+		}
+	}
+	switch r.op.ID {
+	case "takeLock":
+		at("wait_ms", 50)
+	case "inventBuyers":
+		at("buyers", 10)
+	}
+}
+
+// tidy undoes what would stand in the way of all that follows.
+func (c *campaign) tidy(t trial) {
+	admin := func(method, path string) {
+		r := request{op: t.op, actor: administrator, method: method, path: t.path}
+		r.op = c.doc.Named(path)
+		if r.op != nil {
+			_, _ = r.send(c.t.Context(), c.house.Base, c.token(administrator))
+		}
+	}
+	switch t.op.ID {
+	case "setLimit":
+		admin("DELETE", "resetLimit")
+	case "pauseJobs":
+		admin("DELETE", "resumeJobs")
+	}
+}

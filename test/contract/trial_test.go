@@ -1,0 +1,374 @@
+package contract
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"levee/internal/platform/contract"
+)
+
+// trial makes the n-th trial of an operation: every other one is allowed, the rest are wrong in one way.
+func (c *campaign) trial(m *maker, op *contract.Operation, n int) (trial, bool) {
+	t := trial{request: c.allowed(m, op), check: positive}
+	if n%2 == 0 {
+		return t, true
+	}
+	ways := []func(*maker, *trial) bool{c.wrongBody, c.wrongBody, c.wrongBody, c.wrongText, c.wrongQuery, c.wrongQuery, c.wrongPath, c.wrongHeader, c.wrongAccept,
+		c.wrongCaller, c.wrongMethod, c.wrongMedia}
+	for range 30 {
+		x := t
+		x.request = t.request.clone()
+		if pick(m, ways)(m, &x) {
+			return x, true
+		}
+	}
+	return t, false
+}
+
+// allowed makes a request that the document allows, from somebody who may.
+func (c *campaign) allowed(m *maker, op *contract.Operation) request {
+	r := request{op: op, method: op.Method, path: map[string]string{}, actor: c.caller(m, op)}
+	for _, p := range op.Parameters {
+		if strings.EqualFold(p.Name, "Authorization") {
+			continue // the actor's
+		}
+		switch p.In {
+		case "path":
+			known := c.values(op.Path, p.Name)
+			if len(known) > 0 && !m.one(12) {
+				r.path[p.Name] = pick(m, known)
+				if m.one(2) {
+					r.path[p.Name] = known[len(known)-1]
+				}
+				continue
+			}
+			for r.path[p.Name] == "" {
+				r.path[p.Name] = fmt.Sprint(m.valid(p.Schema, p.Name, 0))
+			}
+		case "query":
+			if !p.Required && !m.one(3) {
+				continue
+			}
+			if p.Name == "after" {
+				if known := c.cursors(op.ID); len(known) > 0 && !m.one(5) {
+					r.query = append(r.query, pair{p.Name, pick(m, known)})
+				} else if m.one(4) {
+					r.query = append(r.query, pair{p.Name, plain(m.valid(p.Schema, p.Name, 0))})
+				}
+				continue
+			}
+			v := m.valid(p.Schema, p.Name, 0)
+			if l, ok := v.([]any); ok {
+				for _, x := range l {
+					r.query = append(r.query, pair{p.Name, plain(x)})
+				}
+				continue
+			}
+			r.query = append(r.query, pair{p.Name, plain(v)})
+		case "header":
+			if p.Name == "Idempotency-Key" {
+				if !m.one(4) {
+					r.headers = append(r.headers, pair{p.Name, "contract-" + strconv.FormatUint(m.Uint64(), 36)})
+				}
+			} else if p.Required || m.one(4) {
+				r.headers = append(r.headers, pair{p.Name, headerText(plain(m.valid(p.Schema, p.Name, 0)))})
+			}
+		}
+	}
+	if len(op.Bodies) > 0 && (op.BodyRequired || !m.one(3)) {
+		r.media = pick(m, slices.Sorted(maps.Keys(op.Bodies)))
+		r.hasBody = true
+		schema := op.Bodies[r.media]
+		switch {
+		case r.media == "application/json" || r.media == formType && schema != nil && kindOf(schema.Raw) == "object":
+			r.tree = m.valid(schema, "", 0)
+			if r.media == formType {
+				if formable(r.tree); form(r.tree) == "" {
+					r.media = "application/json" // an empty form is no body
+				}
+			}
+		default:
+			r.raw = m.bytes(r.media)
+		}
+	}
+	c.tame(m, &r)
+	return r
+}
+
+// formable drops what a form cannot say: null and the empty list.
+func formable(tree any) {
+	o, _ := tree.(map[string]any)
+	for k, v := range o {
+		if l, ok := v.([]any); v == nil || ok && len(l) == 0 {
+			delete(o, k)
+		}
+	}
+}
+
+func plain(v any) string { return fmt.Sprint(v) }
+
+// headerText keeps what may stand in a header.
+func headerText(v string) string {
+	v = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return 'x'
+		}
+		return r
+	}, v)
+	return strings.TrimSpace(v)
+}
+
+// bytes makes a body that is no JSON.
+func (m *maker) bytes(media string) []byte {
+	switch {
+	case strings.HasPrefix(media, "image/") || media == "application/octet-stream":
+		return onePicture
+	case media == "text/csv":
+		return []byte("product_code,title,sku_code,price,currency,on_hand\nLAMP-9,Lamp,LAMP-9-" + strconv.Itoa(m.IntN(5)) + ",9900,CNY,5\n")
+	case media == "application/x-ndjson":
+		return []byte(`{"product_code":"LAMP-8","title":"Lamp","sku_code":"LAMP-8-1","price":9900,"currency":"CNY","on_hand":5}` + "\n")
+	case media == formType:
+		return []byte("out_trade_no=" + m.run(alphabets[0], 1, 20) + "&sign=" + m.run(alphabets[0], 10, 40))
+	}
+	return []byte(m.run(alphabets[0], 0, 40))
+}
+
+func (c *campaign) caller(m *maker, op *contract.Operation) string {
+	for _, p := range op.Parameters {
+		if p.In == "header" && p.Name == "Authorization" || strings.HasPrefix(op.Path, "/v1/locks/") || strings.HasPrefix(op.Path, "/v1/ids") {
+			return program
+		}
+	}
+	may := []string{visitor, customer, stranger, operator, administrator}
+	if len(op.Roles) > 0 {
+		may = slices.DeleteFunc(may, func(a string) bool {
+			return !slices.ContainsFunc(accounts[a].Names(), func(role string) bool { return slices.Contains(op.Roles, role) })
+		})
+	}
+	return pick(m, may)
+}
+
+func (c *campaign) cursors(id string) []string {
+	c.scene.mu.Lock()
+	defer c.scene.mu.Unlock()
+	return slices.Clone(c.next[id])
+}
+
+func (c *campaign) wrongBody(m *maker, t *trial) bool {
+	schema := t.op.Bodies["application/json"]
+	if schema == nil || len(t.op.Bodies) == 0 {
+		return false
+	}
+	t.media, t.hasBody, t.raw = "application/json", true, nil
+	t.tree = m.valid(schema, "", 0)
+	c.tame(m, &t.request)
+	body := clone(t.tree)
+	where, how := m.spoil(schema, &body)
+	if where == "" {
+		return false
+	}
+	t.tree, t.check, t.where, t.how = body, negative, where, how
+	return true
+}
+
+// wrongText sends a body that is no JSON, or not one value of it.
+func (c *campaign) wrongText(m *maker, t *trial) bool {
+	schema := t.op.Bodies["application/json"]
+	if schema == nil || kindOf(schema.Raw) != "object" {
+		return false
+	}
+	t.media, t.hasBody = "application/json", true
+	t.tree = m.valid(schema, "", 0)
+	c.tame(m, &t.request)
+	good := string(t.request.clone().body())
+	first, _, _ := strings.Cut(strings.TrimPrefix(good, "{"), ",")
+	first = strings.TrimSuffix(first, "}")
+	kinds := map[string]string{
+		"cut short": good[:len(good)-1], "two values": good + "{}", "rubbish after it": good + "x", "deep nesting": `{"a":` + strings.Repeat("[", 3000),
+		"not UTF-8": "{\"\xff\xfe\":1}", "a lone surrogate": `{"\ud800":1}`, "a comment": good + "// no", "NaN": `{"a":NaN}`,
+	}
+	if good != "{}" && strings.Count(first, "{")+strings.Count(first, "[") == 0 {
+		kinds["a key twice"] = "{" + first + "," + good[1:]
+	}
+	if t.op.BodyRequired {
+		kinds["nothing"] = ""
+	}
+	t.how = pick(m, slices.Sorted(maps.Keys(kinds)))
+	t.raw, t.tree, t.check, t.want = []byte(kinds[t.how]), nil, negative, []int{400, 404, 409, 410, 413, 415, 422}
+	return true
+}
+
+func (c *campaign) wrongQuery(m *maker, t *trial) bool {
+	t.check, t.want = negative, []int{400, 422}
+	var known []contract.Parameter
+	for _, p := range t.op.Parameters {
+		if p.In == "query" {
+			known = append(known, p)
+		}
+	}
+	if len(known) == 0 || m.one(4) {
+		name := "x-" + m.run(alphabets[0], 1, 6)
+		t.query, t.where, t.how = append(t.query, pair{name, "1"}), "query."+name, "unknown"
+		return true
+	}
+	p := pick(m, known)
+	t.where = "query." + p.Name
+	t.query = slices.DeleteFunc(t.query, func(q pair) bool { return q.name == p.Name })
+	switch m.IntN(4) {
+	case 0:
+		if p.List {
+			return false
+		}
+		v := plain(m.valid(p.Schema, p.Name, 0))
+		t.query, t.how = append(t.query, pair{p.Name, v}, pair{p.Name, v}), "twice"
+		return true
+	case 1:
+		if !p.Required {
+			return false
+		}
+		t.how = "missing"
+		return true
+	}
+	for range 20 {
+		how := pick(m, slices.Sorted(maps.Keys(wrongs)))
+		v, ok := wrongs[how](m, p.Schema, nil)
+		if !ok || v == nil {
+			continue
+		}
+		if _, isText := v.(string); !isText {
+			if _, isNumber := v.(json.Number); !isNumber {
+				continue
+			}
+		}
+		s := plain(v)
+		if p.Schema.Validate(typedAs(p.Schema, s)) == nil {
+			continue
+		}
+		t.query, t.how = append(t.query, pair{p.Name, s}), how
+		return true
+	}
+	return false
+}
+
+// typedAs reads a parameter as its schema's type.
+func typedAs(s *contract.Schema, v string) any {
+	switch kindOf(s.Raw) {
+	case "integer", "number", "boolean":
+		if x, err := contract.Decode([]byte(v)); err == nil {
+			return x
+		}
+	case "array":
+		return []any{v}
+	}
+	return v
+}
+
+func (c *campaign) wrongPath(m *maker, t *trial) bool {
+	for _, p := range t.op.Parameters {
+		if p.In != "path" {
+			continue
+		}
+		v := pick(m, []string{m.run(alphabets[m.IntN(4)], 400, 700), "no-such-thing", "0", "ord_00000000000000000000000000", "%00", "..", "a/b", "\x00", "' OR 1=1--"})
+		if slices.Contains(c.values(t.op.Path, p.Name), v) {
+			continue
+		}
+		t.path[p.Name], t.check, t.how, t.where = v, negative, "no such id", ""
+		t.want = []int{400, 404, 405, 409, 410, 422} // 405: another operation's path
+		if p.Schema.Validate(v) == nil && !sealedPath(t.op, p.Name) {
+			t.want = nil
+			return false // names of one's own are no ids
+		}
+		return true
+	}
+	return false
+}
+
+// sealedPath reports whether the parameter is an id that the house gave.
+func sealedPath(op *contract.Operation, name string) bool {
+	return name == "id" || name == "sale" || name == "reservation"
+}
+
+func (c *campaign) wrongHeader(m *maker, t *trial) bool {
+	var known []contract.Parameter
+	for _, p := range t.op.Parameters {
+		if p.In == "header" && !strings.EqualFold(p.Name, "Authorization") {
+			known = append(known, p)
+		}
+	}
+	if m.one(3) {
+		t.headers = append(t.headers, pair{"Api-Version", "99"})
+		t.check, t.where, t.how, t.want = negative, "header.Api-Version", "no such version", []int{406}
+		return true
+	}
+	if len(known) == 0 {
+		return false
+	}
+	p := pick(m, known)
+	t.headers = slices.DeleteFunc(t.headers, func(h pair) bool { return h.name == p.Name })
+	t.where = "header." + p.Name
+	if p.Required {
+		t.check, t.how = needsHeader, "missing"
+		return true
+	}
+	long := int(bound(p.Schema.Raw, "maxLength", -1))
+	if long < 0 {
+		return false
+	}
+	t.headers = append(t.headers, pair{p.Name, m.run(alphabets[0], long+1, long+1)})
+	t.check, t.how = negative, "long"
+	return true
+}
+
+func (c *campaign) wrongAccept(m *maker, t *trial) bool {
+	t.headers = append(t.headers, pair{"Accept", pick(m, []string{"application/xml", "text/html;q=0.9, image/avif", "application/json;q=0, */*;q=0"})})
+	t.check, t.how, t.want = negative, "an Accept that allows nothing", []int{406}
+	return true
+}
+
+func (c *campaign) wrongCaller(m *maker, t *trial) bool {
+	t.check = noAuth
+	switch {
+	case t.actor == program:
+		t.actor, t.want, t.how = visitor, []int{401, 403, 404}, "no secret"
+	case len(t.op.Roles) == 0 || m.one(3):
+		t.headers = append(t.headers, pair{"Authorization", pick(m, []string{"Bearer nonsense", "Bearer a.b.c", "Bearer ", "Bearer eyJhbGciOiJub25lIn0.e30."})})
+		t.actor, t.want, t.how = visitor, []int{401}, "a token that is none"
+	case !slices.Contains(t.op.Roles, "customer") && m.one(2):
+		t.actor, t.want, t.how = customer, []int{403}, "not of the role"
+	default:
+		t.actor, t.want, t.how = visitor, []int{401}, "nobody"
+	}
+	return true
+}
+
+func (c *campaign) wrongMethod(m *maker, t *trial) bool {
+	method := pick(m, []string{"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "QUERY"})
+	path, _, _ := strings.Cut(t.url(), "?")
+	if decoded, err := url.PathUnescape(path); err != nil || strings.ContainsAny(decoded, "\x00") {
+		return false
+	}
+	if op, _, others := c.doc.Find(method, path); op != nil || others == nil {
+		return false
+	}
+	t.method, t.query, t.hasBody, t.media = method, nil, false, ""
+	t.check, t.how, t.want = badMethod, method, []int{405}
+	return true
+}
+
+func (c *campaign) wrongMedia(m *maker, t *trial) bool {
+	if len(t.op.Bodies) == 0 {
+		return false
+	}
+	if t.op.ID == "notifyPayment" {
+		return false // what a provider sends is judged by its signature, whatever it calls it
+	}
+	t.media = pick(m, []string{"application/xml", "text/yaml", "application/octet-strea", "image/x-none"})
+	t.hasBody, t.raw, t.tree = true, []byte("<a>1</a>"), nil
+	t.check, t.how, t.want = negative, "the media type", []int{415}
+	return true
+}
