@@ -27,10 +27,10 @@ func (s *Service) Routes(srv *web.Server) {
 			"one place. Ask again with the ticket when the place is not known any more (404). When the place was missed, this brings it to the head of the " +
 			"line. 403 challenge_required: data.challenge must be solved first."}, s.postAdmission)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/admissions/mine", ID: "getMyAdmission", Tag: tag, Kept: Duty, Roles: buyers, Limit: limit.Poll,
-		Quiet: true, Errors: []int{404, 410, 503}, Summary: "Where do I stand in the line of a sale?",
+		Quiet: true, Errors: []int{404, 409, 410, 503}, Summary: "Where do I stand in the line of a sale?",
 		Description: "Once the turn has come, the first look picks the token up: it lives from then on. Who does not look for a while (two minutes, as configured) has missed it."}, s.getMine)
 	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/sales/{sale}/admissions/mine", ID: "leaveLine", Tag: tag, Kept: Duty, Roles: buyers, Status: 204,
-		Limit: limit.Write, Errors: []int{404, 410}, Summary: "Leave the line of a sale",
+		Limit: limit.Write, Errors: []int{404, 409, 410}, Summary: "Leave the line of a sale",
 		Description: "A token that was picked up stays good until it runs out."}, s.deleteMine)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/challenges", ID: "askChallenge", Tag: tag, Kept: Duty, Roles: buyers, Status: 201,
 		Limit: limit.Admission, BodyMax: 1 << 10, Quiet: true, Errors: []int{404, 409, 410, 422, 503}, Summary: "Get a challenge to prove that a person is there",

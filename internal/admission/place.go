@@ -267,9 +267,12 @@ func (s *Service) Mine(public string, who levee.Actor) (Place, error) {
 // Leave gives an account's place up; a token that was picked up stays good, and its slot taken, until it runs out. CodeNotFound:
 // it has none.
 func (s *Service) Leave(public string, who levee.Actor) error {
-	r, _, err := s.visit(public, who)
+	r, w, err := s.visit(public, who)
 	if err != nil {
 		return err
+	}
+	if !w.Policy.Room {
+		return errNoPlace
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

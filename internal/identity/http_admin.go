@@ -66,7 +66,7 @@ type rolesRequest struct {
 	UserAgent string `header:"User-Agent" hidden:"true"`
 	ID        string `path:"id" doc:"Public id, usr_…" maxLength:"64"`
 	Body      struct {
-		Roles []string `json:"roles" doc:"All roles that the account has from now on: customer, operator, administrator" maxItems:"3"`
+		Roles []string `json:"roles" doc:"All roles that the account has from now on" enum:"customer,operator,administrator" minItems:"1" maxItems:"3"`
 	}
 }
 

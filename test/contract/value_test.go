@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,6 +144,14 @@ func (m *maker) text(s *contract.Schema, name string) string {
 				return v
 			}
 		}
+		for _, v := range words.FindAllString(pattern, -1) { // csv and jsonl of ^(csv|jsonl)?$
+			if fits(v) && m.one(2) {
+				return v
+			}
+		}
+		if fits("") {
+			return ""
+		}
 		return "CNY"
 	}
 	switch m.IntN(8) {
@@ -155,6 +164,8 @@ func (m *maker) text(s *contract.Schema, name string) string {
 	}
 	return m.run(alphabets[0], max(least, min(1, most)), max(least, min(most, 16)))
 }
+
+var words = regexp.MustCompile(`[a-z0-9]+`)
 
 // run makes a text of least to most characters.
 func (m *maker) run(of []rune, least, most int) string {
