@@ -36,6 +36,30 @@ type Actor struct {
 	Roles   Roles
 	// Rehearsal marks an invented buyer of a rehearsal. Only sales that are rehearsals sell to it; see MayJoin.
 	Rehearsal bool
+	// Scope bounds what a personal access token may be used for. Nil: whatever the roles allow, as for somebody who signed in.
+	Scope *Scope
+}
+
+// Scope is the set of operations that a personal access token is for. It is never changed, and gives nobody a right that his roles do not.
+type Scope struct{ words map[string]struct{} }
+
+// NewScope returns the scope of words: an operation's id (listOrders), or a category and what of it, orders:read for what only reads and
+// orders:all for all of it. No words allow nothing.
+func NewScope(words []string) *Scope {
+	s := &Scope{words: make(map[string]struct{}, len(words))}
+	for _, w := range words {
+		s.words[w] = struct{}{}
+	}
+	return s
+}
+
+// Allows reports whether an operation of a category is within the scope; reads says that it changes nothing. A nil Scope allows all.
+func (s *Scope) Allows(operation, category string, reads bool) bool {
+	if s == nil {
+		return true
+	}
+	in := func(word string) bool { _, ok := s.words[word]; return ok }
+	return in(operation) || in(category+":all") || reads && in(category+":read")
 }
 
 // SignedIn reports whether the actor has an account.

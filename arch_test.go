@@ -22,8 +22,9 @@ import (
 var arrows = map[string][]string{
 	"internal/foreign":   {},
 	"internal/handle":    {},
+	"internal/token":     {},
 	"internal/trail":     {},
-	"internal/identity":  {"internal/foreign", "internal/handle", "internal/trail"},
+	"internal/identity":  {"internal/foreign", "internal/handle", "internal/token", "internal/trail"},
 	"internal/catalog":   {},
 	"internal/order":     {"internal/catalog"},
 	"internal/payment":   {"internal/order"},
@@ -142,6 +143,8 @@ var fences = []fence{
 	{"github.com/rabbitmq/amqp091-go", []string{"internal/platform/bridge/broker/*.go"}, "one place speaks to other people's brokers"},
 	{"github.com/nats-io/nats-server/v2/server", []string{"*_test.go"}, "servers for tests stay in tests"},
 	{"github.com/twmb/franz-go/pkg/kfake", []string{"*_test.go"}, "servers for tests stay in tests"},
+	{"github.com/go-jose/go-jose/v4", []string{"*_test.go"}, "the second reader of tokens is for tests"},
+	{"github.com/go-jose/go-jose/v4/jwt", []string{"*_test.go"}, "the second reader of tokens is for tests"},
 	{"testing", []string{"*_test.go", "internal/platform/platformtest/*.go", "internal/platform/obs/test.go", "internal/app/apptest/*.go", "test/peers/*/*.go"}, "production code does not link the test library"},
 }
 

@@ -40,12 +40,14 @@ const (
 	KindWebhook     Kind = 14
 	KindDelivery    Kind = 15
 	KindNotice      Kind = 16
+	KindToken       Kind = 17
 )
 
 var kindPrefix = [...]string{
 	KindUser: "usr", KindSession: "ses", KindProduct: "prd", KindSKU: "sku", KindPicture: "pic", KindSale: "sal",
 	KindReservation: "rsv", KindOrder: "ord", KindPayment: "pay", KindRefund: "rfd", KindJob: "job", KindEvent: "evt",
 	KindEntry: "ent", KindWebhook: "whk", KindDelivery: "dlv", KindNotice: "ntc",
+	KindToken: "tok",
 }
 
 // Prefix returns the three letters that a public id of this kind begins with, or "" for an unknown kind.

@@ -134,6 +134,9 @@ func open(ctx context.Context, cfg Config, stderr io.Writer, serves bool) (a *Ap
 	if err = b.events.Announce(ctx); err != nil { // all listeners are known: no event of the first moments may pass one by
 		return a, err
 	}
+	if err = rooms.Identity.Warm(ctx); err != nil {
+		return a, err
+	}
 	if err = rooms.Throttle.Warm(ctx); err != nil {
 		return a, err
 	}
@@ -180,7 +183,7 @@ func (a *App) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	phases := [][]part{
 		{{"http", a.Web.Run}, {"lend", a.Rooms.Lend.Run}},
-		{{"identity", a.Rooms.Identity.Run}, {"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"tally", a.Rooms.Tally.Run},
+		{{"token", a.Rooms.Token.Run}, {"identity", a.Rooms.Identity.Run}, {"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"tally", a.Rooms.Tally.Run},
 			{"throttle", a.Rooms.Throttle.Run}, {"trail", a.Rooms.Trail.Run}},
 		nil,
 	}

@@ -49,6 +49,7 @@ type backends struct {
 	nodes     *node.Nodes
 	secrets   keys
 	tokenKey  ed25519.PrivateKey
+	tokenSeal []byte
 	admitKey  []byte
 	drawKey   []byte
 	hookKey   []byte
@@ -302,6 +303,9 @@ func (b *backends) deriveKeys() (err error) {
 		return err
 	}
 	b.tokenKey = ed25519.NewKeyFromSeed(seed)
+	if b.tokenSeal, err = secrets.derive("signing keys at rest"); err != nil {
+		return err
+	}
 	if b.admitKey, err = secrets.derive("admission tokens"); err != nil {
 		return err
 	}

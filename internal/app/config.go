@@ -46,6 +46,7 @@ import (
 	"levee/internal/platform/redis"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
@@ -101,6 +102,7 @@ type Config struct {
 	Event       event.Config
 	Bridge      bridge.Config
 	HTTP        web.Config
+	Token       token.Config
 	Trail       trail.Config
 	Identity    identity.Config
 	Catalog     catalog.Config

@@ -29,6 +29,7 @@ import (
 	"levee/internal/sale"
 	"levee/internal/tally"
 	"levee/internal/throttle"
+	"levee/internal/token"
 	"levee/internal/trail"
 	"levee/ui"
 )
@@ -37,12 +38,13 @@ import (
 func Schemas() []db.Schema { return schemas() }
 
 func schemas() []db.Schema {
-	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), web.Schema(), node.Schema(), trail.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
+	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), web.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
 		notify.Schema(), throttle.Schema(), lock.Schema()}
 }
 
 // Rooms of the house. Commands and tests reach them here.
 type Rooms struct {
+	Token     *token.Service
 	Trail     *trail.Service
 	Identity  *identity.Service
 	Catalog   *catalog.Service
@@ -72,15 +74,23 @@ type room struct {
 // buildRooms is the one list: each room in the order of the arrows, with all that it needs.
 func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []room, err error) {
 	r = &Rooms{}
-	if err := cfg.Identity.Validate(); err != nil {
-		return nil, nil, err
-	}
 	if err := cfg.Trail.Validate(); err != nil {
 		return nil, nil, err
 	}
 	r.Trail = trail.New(trail.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Config: cfg.Trail, Key: b.trailKey})
+	if err := cfg.Token.Validate(); err != nil {
+		return nil, nil, err
+	}
+	r.Token = token.New(token.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Config: cfg.Token, Audit: r.Trail.Tell, Seal: b.tokenSeal,
+		Key: b.tokenKey, Shared: cfg.distributed()})
+	if err := cfg.Identity.Validate(); err != nil {
+		return nil, nil, err
+	}
+	if cfg.Identity.ForeignIssuer == r.Token.Issuer() {
+		return nil, nil, levee.Invalid("identity.foreign_issuer", "another than token.issuer", cfg.Identity.ForeignIssuer)
+	}
 	r.Identity = identity.New(identity.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Events: b.events,
-		Trail: r.Trail, Config: cfg.Identity, Key: b.tokenKey, Shared: cfg.distributed()})
+		Trail: r.Trail, Config: cfg.Identity, Tokens: r.Token, PublicURL: publicURL, Shared: cfg.distributed()})
 	r.Catalog = catalog.New(catalog.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Config: cfg.Catalog,
 		Audit: r.Trail.Tell, Bus: b.bus()})
 	if r.Order, err = order.Open(order.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs,
@@ -103,7 +113,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 	}
 	r.Tally = tally.New(tally.Deps{Obs: b.obs, Push: b.push, Node: b.nodes.Self().Name})
 	if r.Sale, err = sale.New(sale.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Push: b.push, Catalog: r.Catalog,
-		Orders: r.Order, Admission: r.Admission, Tally: r.Tally, Authenticate: r.Identity.AuthenticateToken,
+		Orders: r.Order, Admission: r.Admission, Tally: r.Tally, Authenticate: r.signedIn,
 		Gates: b.gates(cfg), Bell: b.bell(cfg), Audit: r.Trail.Tell, Config: cfg.Sale}); err != nil {
 		return nil, nil, err
 	}
@@ -124,7 +134,8 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 	r.Ops = ops.New(ops.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Jobs: b.jobs, Schedules: b.schedules, Events: b.events, Audit: r.Trail.Tell})
 	return r, []room{
 		{r.Trail.Routes, nil, r.Trail.Work, nil},
-		{r.Identity.Routes, nil, r.Identity.Work, r.Identity.Listeners},
+		{r.Token.Routes, nil, r.Token.Work, nil},
+		{r.Identity.Routes, nil, r.Identity.Work, nil},
 		{r.Catalog.Routes, nil, r.Catalog.Work, r.Catalog.Listeners},
 		{r.Order.Routes, nil, r.Order.Work, nil},
 		{r.Payment.Routes, nil, r.Payment.Work, nil},
@@ -168,4 +179,13 @@ func (r *Rooms) authenticate(req *http.Request) (levee.Actor, error) {
 		return levee.Actor{}, nil
 	}
 	return r.Identity.Authenticate(req)
+}
+
+// signedIn is the sale's quick window on identity, beside web's pipeline. A personal access token, whose scopes the pipeline judges, goes the whole way.
+func (r *Rooms) signedIn(text string) (levee.Actor, error) {
+	a, err := r.Identity.AuthenticateToken(text)
+	if err == nil && a.Scope != nil {
+		return levee.Actor{}, nil
+	}
+	return a, err
 }

@@ -1,5 +1,5 @@
-// Package handle reads what people sign in by: names and phone numbers. It knows what may be one and which two are the same; it knows
-// no accounts.
+// Package handle reads what people sign in by: names, phone numbers and passwords. It knows what may be one and which two are the same; it
+// knows no accounts.
 package handle
 
 import (

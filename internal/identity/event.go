@@ -1,9 +1,6 @@
 package identity
 
-import (
-	"levee"
-	"levee/internal/platform/event"
-)
+import "levee"
 
 // UserCreated is said when an account came to be, by sign-up or by an administrator.
 type UserCreated struct {
@@ -59,6 +56,3 @@ func (SessionReused) EventName() string { return "identity.session_reused.v1" }
 
 // EventKey orders it by user.
 func (e SessionReused) EventKey() int64 { return int64(e.User) }
-
-// Listeners returns what the room wants to hear: nothing.
-func (s *Service) Listeners() []event.Listener { return nil }

@@ -13,7 +13,7 @@ func twoNodes(t *testing.T) (h *house, other *Service) {
 	h = newHouse(t, cheap, nil)
 	h.deps.Shared = true
 	h.restart()
-	return h, New(h.deps)
+	return h, h.process()
 }
 
 // TestFollowEnds: what one node ends, another refuses after its next look; before it, it cannot know (the negative control).

@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"strings"
 	"time"
 
 	"levee"
 	"levee/internal/foreign"
 	"levee/internal/handle"
 	"levee/internal/platform/db"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
@@ -25,12 +25,13 @@ const foreignRoles = levee.RoleCustomer
 
 // verifyForeign is verifyToken for a token of the foreign issuer. The place of its session in the registry is taken by the account
 // itself, so that a disabled account is out on the next call.
-func (s *Service) verifyForeign(token string) (levee.Actor, error) {
-	t, err := s.foreign.Verify(token)
+func (s *Service) verifyForeign(text string) (levee.Actor, error) {
+	generation := s.keys.Generation()
+	t, err := s.foreign.Verify(text)
 	if levee.CodeOf(err) == levee.CodeUnavailable {
 		return levee.Actor{}, err
 	} else if err != nil {
-		return levee.Actor{}, tokenError(err)
+		return levee.Actor{}, token.Refused(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
@@ -51,7 +52,7 @@ func (s *Service) verifyForeign(token string) (levee.Actor, error) {
 		}
 		s.live.learn(int64(user), state, row.Roles&foreignRoles, row.Version, 0)
 		if bits := state.bits.Load(); bits&stateMask == stateOpen {
-			s.tokens.put(&verified{credential: strings.Clone(token), expires: until, user: user, foreign: true, state: state}, now.UnixMicro())
+			s.remember(s.tokens, text, until, verified{user: user, state: state, generation: generation})
 			return levee.Actor{User: user, Roles: levee.Roles(bits >> rolesShift)}, nil
 		}
 	}

@@ -18,6 +18,27 @@ import (
 	"levee/internal/platform/obs"
 )
 
+// forge makes a token as a foreign shop, a thief or a broken client might.
+type forge struct {
+	header map[string]any
+	claims map[string]any
+	method jwt.SigningMethod
+	key    any
+}
+
+func (f forge) token(t testing.TB) string {
+	t.Helper()
+	tok := jwt.NewWithClaims(f.method, jwt.MapClaims(f.claims))
+	for k, v := range f.header {
+		tok.Header[k] = v
+	}
+	s, err := tok.SignedString(f.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 const theirs = "https://shop.example"
 
 // newForeignHouse accepts the tokens of a shop whose key is someKey("shop").
@@ -248,11 +269,11 @@ func TestForeignAndOwn(t *testing.T) {
 	now := h.clock.Now()
 	claims := map[string]any{"aud": "levee", "sub": "c-1", "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(), "jti": "x"}
 	for what, f := range map[string]forge{
-		"our key, their issuer": {method: jwt.SigningMethodEdDSA, key: someKey("key"), header: map[string]any{"kid": h.signer.kid, "typ": "at+jwt"},
+		"our key, their issuer": {method: jwt.SigningMethodEdDSA, key: someKey("key"), header: map[string]any{"kid": "ours", "typ": "at+jwt"},
 			claims: map[string]any{"iss": theirs}},
 		"our key under their kid": {method: jwt.SigningMethodEdDSA, key: someKey("key"), header: map[string]any{"kid": "shop"},
 			claims: map[string]any{"iss": theirs}},
-		"their key, our issuer": {method: jwt.SigningMethodEdDSA, key: someKey("shop"), header: map[string]any{"kid": h.signer.kid, "typ": "at+jwt"},
+		"their key, our issuer": {method: jwt.SigningMethodEdDSA, key: someKey("shop"), header: map[string]any{"kid": "ours", "typ": "at+jwt"},
 			claims: map[string]any{"iss": "levee"}},
 		"their key and kid, our issuer": {method: jwt.SigningMethodEdDSA, key: someKey("shop"), header: map[string]any{"kid": "shop", "typ": "at+jwt"},
 			claims: map[string]any{"iss": "levee"}},

@@ -65,7 +65,7 @@ func givesCredentials(r *http.Request) bool {
 	if r.Method != http.MethodPost {
 		return false
 	}
-	return r.URL.Path == "/v1/sessions" || r.URL.Path == "/v1/tokens/refresh" || r.URL.Path == "/v1/setup"
+	return r.URL.Path == "/v1/sessions" || r.URL.Path == "/v1/tokens/refresh" || r.URL.Path == "/v1/setup" || r.URL.Path == "/v1/password-resets"
 }
 
 // from says where a request came from.
@@ -268,9 +268,7 @@ const anyAccount = allRoles
 
 // Routes adds the room's operations.
 func (s *Service) Routes(w *web.Server) {
-	w.Handle("GET /.well-known/jwks.json", http.HandlerFunc(s.serveJWKS))
-
-	web.Add(w, web.Route{Method: "POST", Path: "/v1/users", ID: "createUser", Tag: "accounts", Status: 201, Limit: limit.Write,
+	web.Add(w, web.Route{Method: "POST", Path: "/v1/users", ID: "createUser", Tag: "accounts", Status: 201, Limit: limit.Write, InPerson: true,
 		Summary: "Sign up; an administrator may also give roles", BodyMax: 16 << 10, Errors: []int{409, 429, 503}},
 		func(ctx context.Context, in *signUpRequest) (*createdUser, error) {
 			user, err := in.user()
@@ -314,7 +312,7 @@ func (s *Service) Routes(w *web.Server) {
 			return s.viewGrant(ctx, g), nil
 		})
 	web.Add(w, web.Route{Method: "GET", Path: "/v1/sessions", ID: "listSessions", Tag: "accounts", Status: 200, Limit: limit.Read,
-		Summary: "One's own open sessions", Roles: anyAccount},
+		Summary: "One's own open sessions", Roles: anyAccount, InPerson: true},
 		func(ctx context.Context, _ *struct{}) (*sessionList, error) {
 			list, err := s.Sessions(ctx)
 			if err != nil {
@@ -328,7 +326,7 @@ func (s *Service) Routes(w *web.Server) {
 			return out, nil
 		})
 	web.Add(w, web.Route{Method: "DELETE", Path: "/v1/sessions", ID: "endOtherSessions", Tag: "accounts", Status: 200, Limit: limit.Write,
-		Summary: "End all one's sessions but this one", Roles: anyAccount},
+		Summary: "End all one's sessions but this one", Roles: anyAccount, InPerson: true},
 		func(ctx context.Context, in *agentOnly) (*endedView, error) {
 			n, err := s.EndOtherSessions(ctx, from(ctx, in.UserAgent))
 			if err != nil {
@@ -339,7 +337,7 @@ func (s *Service) Routes(w *web.Server) {
 			return out, nil
 		})
 	web.Add(w, web.Route{Method: "DELETE", Path: "/v1/sessions/{id}", ID: "endSession", Tag: "accounts", Status: 204, Limit: limit.Write,
-		Summary: "Sign out (current), or end another of one's sessions", Roles: anyAccount, Errors: []int{404}}, s.handleEndSession)
+		Summary: "Sign out (current), or end another of one's sessions", Roles: anyAccount, InPerson: true, Errors: []int{404}}, s.handleEndSession)
 	web.Add(w, web.Route{Method: "GET", Path: "/v1/me", ID: "getMe", Tag: "accounts", Status: 200, Limit: limit.Read,
 		Summary: "One's own account", Roles: anyAccount},
 		func(ctx context.Context, _ *struct{}) (*meView, error) {
@@ -358,7 +356,7 @@ func (s *Service) Routes(w *web.Server) {
 			return out, nil
 		})
 	web.Add(w, web.Route{Method: "PUT", Path: "/v1/me/password", ID: "changePassword", Tag: "accounts", Status: 200, Limit: limit.Write,
-		Summary: "Change one's password; one's other sessions end", Roles: anyAccount, BodyMax: 16 << 10, Errors: []int{409, 429, 503}},
+		Summary: "Change one's password; one's other sessions end", Roles: anyAccount, InPerson: true, BodyMax: 16 << 10, Errors: []int{409, 429, 503}},
 		func(ctx context.Context, in *passwordRequest) (*endedView, error) {
 			n, err := s.ChangePassword(ctx, obs.Secret(in.Body.Current), obs.Secret(in.Body.Password), from(ctx, in.UserAgent))
 			if err != nil {
@@ -386,7 +384,9 @@ func (s *Service) Routes(w *web.Server) {
 			}
 			return s.created(u), nil
 		})
+	s.personalRoutes(w)
 	s.adminRoutes(w)
+	s.sessionAdminRoutes(w)
 }
 
 func (s *Service) handleEndSession(ctx context.Context, in *sessionPath) (*signedOut, error) {
@@ -405,10 +405,4 @@ func (s *Service) handleEndSession(ctx context.Context, in *sessionPath) (*signe
 		return nil, err
 	}
 	return &signedOut{SetCookie: s.setCookie(ctx, "")}, nil
-}
-
-func (s *Service) serveJWKS(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/jwk-set+json")
-	w.Header().Set("Cache-Control", "public, max-age=300") // a rolled key is known everywhere five minutes later
-	_, _ = w.Write(s.JWKS())                               // the caller has gone: nobody to tell
 }

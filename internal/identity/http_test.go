@@ -35,6 +35,7 @@ func newSiteOn(t *testing.T, h *house, cfg web.Config) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.deps.Tokens.Routes(w)
 	h.trail.Routes(w)
 	h.Routes(w)
 	return &site{house: h, handler: w.Handler(), server: w}

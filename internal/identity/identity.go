@@ -4,7 +4,6 @@ package identity
 
 import (
 	"context"
-	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -20,14 +19,12 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
 // Config sets the room's times and bounds. The zero value is usable: each zero field stands for its default.
 type Config struct {
-	// Issuer and Audience are the iss and aud of access tokens; both default to "levee". A token with others is refused.
-	Issuer   string
-	Audience string
 	// AccessTTL is the life of an access token: default 10 min, allowed 1 min to 1 h. Revocation does not wait for it.
 	AccessTTL time.Duration
 	// RefreshGrace is how long a replaced refresh token still returns its successor, for clients that lost the answer or
@@ -69,8 +66,6 @@ type Config struct {
 
 // withDefaults returns the config with every zero field set to its default.
 func (c Config) withDefaults() Config {
-	set(&c.Issuer, "levee")
-	set(&c.Audience, "levee")
 	set(&c.AccessTTL, 10*time.Minute)
 	set(&c.RefreshGrace, 30*time.Second)
 	set(&c.SessionTTL, 90*24*time.Hour)
@@ -124,16 +119,8 @@ func (c Config) Validate() error {
 			return levee.Invalid("identity."+n.field, fmt.Sprintf("%d to %d", n.least, n.most), n.given)
 		}
 	}
-	for field, s := range map[string]string{"issuer": c.Issuer, "audience": c.Audience} {
-		if len(s) > 200 {
-			return levee.Invalid("identity."+field, "at most 200 bytes", s)
-		}
-	}
 	if len(c.PhoneCountry) > 3 || !handle.AllDigits(c.PhoneCountry) || c.PhoneCountry[0] == '0' {
 		return levee.Invalid("identity.phone_country", "1 to 3 digits that do not begin with 0", c.PhoneCountry)
-	}
-	if c.ForeignIssuer == c.Issuer {
-		return levee.Invalid("identity.foreign_issuer", "another than identity.issuer", c.ForeignIssuer)
 	}
 	return c.foreign().Check()
 }
@@ -150,11 +137,10 @@ type Deps struct {
 	Config Config
 	// Shared says that other processes may serve the same database: Run then follows what they commit.
 	Shared bool
-	// Key signs access tokens, and from its seed come the keys that authenticate refresh tokens and cookies.
-	Key ed25519.PrivateKey
-	// OldKeys are earlier values of Key. What they signed stays good until it expires, so a key is rolled by moving it
-	// here and restarting; it may be dropped SessionTTL later.
-	OldKeys []ed25519.PrivateKey
+	// Tokens signs and verifies, and makes the secrets of sessions.
+	Tokens *token.Service
+	// PublicURL is where people reach the house's pages, for links to them.
+	PublicURL string
 }
 
 // Service is the room. Its methods may be called from any number of goroutines.
@@ -169,17 +155,21 @@ type Service struct {
 	trail   *trail.Service
 	cfg     Config
 	hasher  *hasher
-	signer  *signer
+	keys    *token.Service
 	foreign *foreign.Issuer // nil: none is configured
-	secrets *secrets
-	tokens  *verifiedCache // access tokens
-	cookies *verifiedCache // cookie values
+	secrets *token.Secrets
+	tokens  *token.Cache[verified] // access tokens
+	cookies *token.Cache[verified] // cookie values
 	live    *registry
 	metrics *metrics
 	shared  bool
+	// publicURL is where people reach the house's pages.
+	publicURL string
+	// scopeFault says what is wrong with a word of a scope; Routes sets it, who knows the operations.
+	scopeFault func(word string, roles levee.Roles) string
 }
 
-// New builds the room. It panics on a key of the wrong length or a Config that Validate refuses: app checks both before.
+// New builds the room. It panics on a Config that Validate refuses: app checks it before.
 func New(d Deps) *Service {
 	if err := d.Config.Validate(); err != nil {
 		panic("identity.New: " + err.Error())
@@ -188,13 +178,13 @@ func New(d Deps) *Service {
 	m := newMetrics(d.Obs.Metrics)
 	s := &Service{
 		db: d.DB, ids: d.IDs, sealer: d.Sealer, log: d.Obs.Named("identity"), now: d.Obs.Clock, limits: d.Limits,
-		events: d.Events, trail: d.Trail, cfg: cfg, metrics: m, shared: d.Shared,
+		events: d.Events, trail: d.Trail, cfg: cfg, metrics: m, shared: d.Shared, publicURL: d.PublicURL,
 		hasher:  newHasher(cfg, d.Obs.Clock, m),
-		signer:  newSigner(cfg, d.Obs.Clock, d.Key, d.OldKeys),
-		secrets: newSecrets(d.Sealer, d.Key, d.OldKeys),
+		keys:    d.Tokens,
+		secrets: d.Tokens.Secrets(),
 		foreign: foreign.New(cfg.foreign(), d.Obs.Clock, d.Obs.Named("identity")),
-		tokens:  newVerifiedCache(cfg.TokenCache),
-		cookies: newVerifiedCache(cfg.TokenCache),
+		tokens:  token.NewCache[verified](cfg.TokenCache),
+		cookies: token.NewCache[verified](cfg.TokenCache),
 		live:    newRegistry(d.Obs.Clock),
 	}
 	m.watch(d.Obs.Metrics, s)
@@ -244,10 +234,12 @@ func (o Origin) agent() string { return levee.Shorten(strings.ToValidUTF8(o.Agen
 // SessionKind says what a session's secret is.
 type SessionKind int
 
-// A cookie session belongs to a browser; a token session to a program that holds access and refresh tokens.
+// A cookie session belongs to a browser; a token session to a program that holds access and refresh tokens; a personal one is a personal access token,
+// which has no sign-in of its own.
 const (
-	SessionCookie SessionKind = 1
-	SessionToken  SessionKind = 2
+	SessionCookie   SessionKind = 1
+	SessionToken    SessionKind = 2
+	SessionPersonal SessionKind = 3
 )
 
 // Session is one sign-in that has not ended.

@@ -19,6 +19,7 @@ import (
 	"levee/internal/platform/obs"
 	"levee/internal/platform/platformtest"
 	"levee/internal/platform/web"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
@@ -58,7 +59,7 @@ func newHouseOn(t testing.TB, o *obs.Obs, cfg Config, rates map[string]string) *
 		}
 	}
 	dir := t.TempDir()
-	d := platformtest.DB(t, dir, o, event.Schema(), web.Schema(), trail.Schema(), Schema())
+	d := platformtest.DB(t, dir, o, event.Schema(), web.Schema(), trail.Schema(), token.Schema(), Schema())
 	ids, err := id.Open(ctx, id.Config{Dir: filepath.Join(dir, "id")}, o)
 	must(err)
 	t.Cleanup(func() { must(ids.Close()) })
@@ -69,8 +70,8 @@ func newHouseOn(t testing.TB, o *obs.Obs, cfg Config, rates map[string]string) *
 	must(err)
 	h := &house{t: t, clock: clock, origin: Origin{Address: netip.MustParseAddr("192.0.2.7"), Agent: "test", RequestID: "req-1"},
 		deps: Deps{DB: d, IDs: ids, Sealer: sealer, Obs: o, Limits: limits, Events: event.Open(d, ids, o), Config: cfg,
-			Trail: trail.New(trail.Deps{DB: d, IDs: ids, Sealer: sealer, Obs: o, Key: sealKey[:]}), Key: someKey("key")}}
-	h.Service = New(h.deps)
+			Trail: trail.New(trail.Deps{DB: d, IDs: ids, Sealer: sealer, Obs: o, Key: sealKey[:]}), PublicURL: "https://shop.test"}}
+	h.restart()
 	must(h.EnsureAdministrator(ctx, "head", "gate-keeper-91"))
 	row, err := readUserByLogin(ctx, d.QueryRow, "head", "")
 	must(err)
@@ -79,7 +80,26 @@ func newHouseOn(t testing.TB, o *obs.Obs, cfg Config, rates map[string]string) *
 }
 
 // restart gives the house a new Service over the same database, as after a restart of the process.
-func (h *house) restart() { h.Service = New(h.deps) }
+func (h *house) restart() { h.Service = h.process() }
+
+// process makes the house once more over the same database, as another process would.
+func (h *house) process() *Service {
+	h.t.Helper()
+	seal := sha256.Sum256([]byte("at rest"))
+	h.deps.Tokens = token.New(token.Deps{DB: h.deps.DB, Sealer: h.deps.Sealer, Obs: h.deps.Obs, Config: token.Config{Algorithm: "EdDSA"}, Seal: seal[:],
+		Key: someKey("key"), Shared: h.deps.Shared, Audit: func(context.Context, *db.Tx, string, string, any, any) error { return nil }})
+	s := New(h.deps)
+	s.scopeFault = func(word string, _ levee.Roles) string { // Routes sets the real one
+		if word == "unknown" {
+			return "known"
+		}
+		return ""
+	}
+	if err := s.Warm(context.Background()); err != nil {
+		h.t.Fatal(err)
+	}
+	return s
+}
 
 const goodPassword = obs.Secret("vines over 9 walls")
 

@@ -28,6 +28,9 @@ const (
 	rolesShift = 8
 )
 
+// minSweep is the size under which a shard is not worth a sweep.
+const minSweep = 64
+
 // registry holds the live of each session that a cached credential may point to. Its protocol closes the race between
 // somebody who reads a session from SQL and somebody who ends it there:
 //

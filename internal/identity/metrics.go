@@ -41,7 +41,7 @@ func (m *metrics) watch(r *prometheus.Registry, s *Service) {
 	gauge("levee_identity_hash_waiting_count", "Callers that wait for a password hash.",
 		func() float64 { return float64(s.hasher.waiting.Load()) })
 	gauge("levee_identity_verified_tokens_count", "Access tokens in the cache of verified ones.",
-		func() float64 { return float64(s.tokens.len()) })
+		func() float64 { return float64(s.tokens.Len()) })
 	gauge("levee_identity_live_sessions_count", "Sessions whose state is kept in memory.",
 		func() float64 { return float64(s.live.len()) })
 }

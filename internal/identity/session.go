@@ -1,13 +1,13 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"levee"
@@ -17,6 +17,7 @@ import (
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/schedule"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
@@ -48,7 +49,7 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 	if (in.Name == "") == (in.Phone == "") {
 		return Grant{}, levee.Invalid("name", "given, or a phone number instead, not both", in.Name)
 	}
-	if err := boundPassword("password", in.Password.Reveal()); err != nil {
+	if err := handle.BoundPassword("password", in.Password.Reveal()); err != nil {
 		return Grant{}, err
 	}
 	var key, phone string
@@ -131,11 +132,11 @@ func (s *Service) begin(ctx context.Context, row userRow, renewed string, kind S
 	now := at(s.now().UnixMicro())
 	session := Session{ID: id, User: row.ID, Kind: kind, Address: from.address(), Agent: from.agent(), CreatedAt: now, SeenAt: now,
 		ExpiresAt: now.Add(s.cfg.SessionTTL)}
-	purpose := purposeRefresh
+	purpose := token.ForRefresh
 	if kind == SessionCookie {
-		purpose = purposeCookie
+		purpose = token.ForCookie
 	}
-	text := s.secrets.fresh(purpose, id)
+	text := s.secrets.Fresh(purpose, id)
 	state := s.live.hold(id, now.Add(s.cfg.AccessTTL).UnixMicro()) // before the transaction: see registry
 	var user userRow
 	err = s.db.Tx(ctx, "identity.sign_in", func(ctx context.Context, tx *db.Tx) error {
@@ -156,7 +157,7 @@ func (s *Service) begin(ctx context.Context, row userRow, renewed string, kind S
 		if err := s.makeRoom(ctx, tx, kind, user.ID, now); err != nil {
 			return err
 		}
-		return insertSession(ctx, tx, session, hashOf(text))
+		return insertSession(ctx, tx, session, token.Hash(text))
 	})
 	if err != nil {
 		return Grant{}, err
@@ -167,7 +168,7 @@ func (s *Service) begin(ctx context.Context, row userRow, renewed string, kind S
 		g.Cookie = obs.Secret(text)
 		return g, nil
 	}
-	return s.withTokens(g, state, text, now)
+	return s.withTokens(ctx, g, state, text, now)
 }
 
 // makeRoom ends what the new session replaces: the browser's earlier one, and the one unused for longest when the user has
@@ -198,12 +199,12 @@ func (s *Service) makeRoom(ctx context.Context, tx *db.Tx, kind SessionKind, use
 }
 
 // withTokens adds the access token and the refresh token to a grant.
-func (s *Service) withTokens(g Grant, state *live, refresh string, now time.Time) (Grant, error) {
-	token, expires, err := s.issue(g.Session, state, now)
+func (s *Service) withTokens(ctx context.Context, g Grant, state *live, refresh string, now time.Time) (Grant, error) {
+	access, expires, err := s.issue(ctx, g.Session, state, now)
 	if err != nil {
 		return Grant{}, err
 	}
-	g.AccessToken, g.AccessExpires, g.RefreshToken = obs.Secret(token), expires, obs.Secret(refresh)
+	g.AccessToken, g.AccessExpires, g.RefreshToken = obs.Secret(access), expires, obs.Secret(refresh)
 	return g, nil
 }
 
@@ -227,23 +228,23 @@ func (s *Service) endTx(ctx context.Context, tx *db.Tx, sessions []int64, why st
 // Refresh replaces a refresh token by its successor and gives a new access token. Asked again within Config.RefreshGrace with
 // the same token, by a client that lost the answer or by several at once, it gives the same successor. A token that was
 // replaced longer ago is in two hands: the whole session ends. CodeUnauthenticated in every case that gives nothing.
-func (s *Service) Refresh(ctx context.Context, token obs.Secret, from Origin) (g Grant, err error) {
+func (s *Service) Refresh(ctx context.Context, refresh obs.Secret, from Origin) (g Grant, err error) {
 	defer levee.Wrap(&err, "identity.Refresh")
 	result := "refused"
 	defer func() { s.metrics.refreshes.WithLabelValues(result).Inc() }()
 	refused := levee.E(levee.CodeUnauthenticated, "the refresh token is not valid; sign in again")
-	presented, ours := s.secrets.decode(purposeRefresh, token.Reveal())
+	presented, ours := s.secrets.Read(token.ForRefresh, refresh.Reveal())
 	if !ours {
 		return Grant{}, refused
 	}
-	hash := hashOf(token.Reveal())
+	hash := token.Hash(refresh.Reveal())
 	now := at(s.now().UnixMicro())
-	state := s.live.hold(presented.session, now.Add(s.cfg.AccessTTL).UnixMicro()) // before the transaction: see registry
+	state := s.live.hold(presented.Session, now.Add(s.cfg.AccessTTL).UnixMicro()) // before the transaction: see registry
 	var successor string
 	var row sessionRow
 	var user userRow
 	err = s.db.Tx(ctx, "identity.refresh", func(ctx context.Context, tx *db.Tx) error {
-		if row, err = readSession(ctx, tx.QueryRow, presented.session); errors.Is(err, db.ErrNoRows) {
+		if row, err = readSession(ctx, tx.QueryRow, presented.Session); errors.Is(err, db.ErrNoRows) {
 			return refused
 		} else if err != nil {
 			return err
@@ -263,7 +264,7 @@ func (s *Service) Refresh(ctx context.Context, token obs.Secret, from Origin) (g
 			result = "grace"
 			successor, err = s.successorAgain(row, presented)
 			return err
-		case presented.generation < row.generation:
+		case presented.Generation < row.generation:
 			result = "reused"
 			return s.reused(ctx, tx, row, from)
 		}
@@ -277,17 +278,17 @@ func (s *Service) Refresh(ctx context.Context, token obs.Secret, from Origin) (g
 		return Grant{}, refused
 	}
 	s.live.learn(row.ID, state, user.Roles, user.Version, row.SeenAt.UnixMicro())
-	return s.withTokens(Grant{User: user.User, Session: row.Session}, state, successor, now)
+	return s.withTokens(ctx, Grant{User: user.User, Session: row.Session}, state, successor, now)
 }
 
 func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
 // rotate gives the session its next refresh token.
-func (s *Service) rotate(ctx context.Context, tx *db.Tx, row sessionRow, presented secret, from Origin, now time.Time) (string, error) {
+func (s *Service) rotate(ctx context.Context, tx *db.Tx, row sessionRow, presented token.Secret, from Origin, now time.Time) (string, error) {
 	var salt [16]byte
 	rand.Read(salt[:]) // never fails
-	successor := s.secrets.successors(presented, salt[:])[0]
-	ok, err := rotateSession(ctx, tx, row, hashOf(successor), hex.EncodeToString(salt[:]), from, now)
+	successor := s.secrets.Successor(presented, salt[:])
+	ok, err := rotateSession(ctx, tx, row, token.Hash(successor), hex.EncodeToString(salt[:]), from, now)
 	if err != nil {
 		return "", err
 	}
@@ -298,17 +299,16 @@ func (s *Service) rotate(ctx context.Context, tx *db.Tx, row sessionRow, present
 }
 
 // successorAgain returns the successor that the presented token was given before.
-func (s *Service) successorAgain(row sessionRow, presented secret) (string, error) {
+func (s *Service) successorAgain(row sessionRow, presented token.Secret) (string, error) {
 	salt, err := hex.DecodeString(row.salt)
 	if err != nil {
 		return "", err
 	}
-	for _, candidate := range s.secrets.successors(presented, salt) {
-		if same(hashOf(candidate), row.secretHash) {
-			return candidate, nil
-		}
+	successor := s.secrets.Successor(presented, salt)
+	if !same(token.Hash(successor), row.secretHash) {
+		return "", levee.E(levee.CodeUnauthenticated, "the refresh token is not valid; sign in again") // the house has another secret since
 	}
-	return "", levee.E(levee.CodeUnauthenticated, "the refresh token is not valid; sign in again") // its key was dropped
+	return successor, nil
 }
 
 // reused ends a session whose replaced refresh token was shown again. It returns nil so that this commits.
@@ -332,11 +332,11 @@ func (s *Service) reused(ctx context.Context, tx *db.Tx, row sessionRow, from Or
 // session or account has ended.
 func (s *Service) AuthenticateCookie(ctx context.Context, value string) (levee.Actor, error) {
 	now := s.now().UnixMicro()
-	if v := s.cookies.get(value); v != nil && now < v.expires && now < v.state.seen.Load()+s.cfg.SessionIdle.Microseconds() {
-		switch bits := v.state.bits.Load(); bits & stateMask {
+	if e := s.cookies.Get(value); e != nil && now < e.Expires && now < e.Value.state.seen.Load()+s.cfg.SessionIdle.Microseconds() {
+		switch bits := e.Value.state.bits.Load(); bits & stateMask {
 		case stateOpen:
-			s.saw(v.state, now)
-			return levee.Actor{User: v.user, Session: v.session, Roles: levee.Roles(bits >> rolesShift)}, nil
+			s.saw(e.Value.state, now)
+			return e.Value.actor(bits), nil
 		case stateEnded:
 			return levee.Actor{}, endedSession()
 		}
@@ -357,16 +357,16 @@ const cookieRecheck = 10 * time.Minute
 // verifyCookie is the long way of AuthenticateCookie.
 func (s *Service) verifyCookie(ctx context.Context, value string, now int64) (actor levee.Actor, err error) {
 	defer func() { s.metrics.checks.WithLabelValues(resultOf(err)).Inc() }()
-	sec, ours := s.secrets.decode(purposeCookie, value)
+	sec, ours := s.secrets.Read(token.ForCookie, value)
 	if !ours {
 		return levee.Actor{}, levee.E(levee.CodeUnauthenticated, "the session cookie is not valid")
 	}
 	until := now + cookieRecheck.Microseconds()
-	row, state, err := s.loadSession(ctx, sec.session, until)
+	row, state, err := s.loadSession(ctx, sec.Session, until)
 	if err != nil {
 		return levee.Actor{}, err
 	}
-	if row.Kind != SessionCookie || !same(hashOf(value), row.secretHash) {
+	if row.Kind != SessionCookie || !same(token.Hash(value), row.secretHash) {
 		return levee.Actor{}, levee.E(levee.CodeUnauthenticated, "the session cookie is not valid")
 	}
 	bits := state.bits.Load()
@@ -374,9 +374,9 @@ func (s *Service) verifyCookie(ctx context.Context, value string, now int64) (ac
 		return levee.Actor{}, endedSession()
 	}
 	s.saw(state, now)
-	s.cookies.put(&verified{credential: strings.Clone(value), expires: min(until, row.ExpiresAt.UnixMicro()), user: row.User,
-		session: row.ID, state: state}, now)
-	return levee.Actor{User: row.User, Session: row.ID, Roles: levee.Roles(bits >> rolesShift)}, nil
+	v := verified{user: row.User, session: row.ID, state: state}
+	s.remember(s.cookies, value, min(until, row.ExpiresAt.UnixMicro()), v)
+	return v.actor(bits), nil
 }
 
 // SignOut ends the context's actor's own session.
@@ -404,7 +404,7 @@ func (s *Service) Sessions(ctx context.Context) (list []Session, err error) {
 		return nil, err
 	}
 	list, err = openSessions(ctx, s.db.Query, actor.User, s.now(), s.cfg.SessionIdle)
-	slices.SortFunc(list, func(a, b Session) int { return int(min(1, max(-1, b.ID-a.ID))) })
+	slices.SortFunc(list, func(a, b Session) int { return cmp.Compare(b.ID, a.ID) })
 	return list, err
 }
 
@@ -415,41 +415,99 @@ func (s *Service) EndSession(ctx context.Context, id int64, from Origin) (err er
 	if err := requireAccount(actor); err != nil {
 		return err
 	}
+	return s.endOne(ctx, actor.User, id, false, trail.Act{Action: "session.revoked", Kind: levee.KindSession, Subject: id}, from)
+}
+
+// endOne ends one session of a user, or one personal access token, and records it. CodeNotFound for one that is not his or has ended.
+func (s *Service) endOne(ctx context.Context, user levee.UserID, id int64, personal bool, act trail.Act, from Origin) error {
 	return s.db.Tx(ctx, "identity.end_session", func(ctx context.Context, tx *db.Tx) error {
 		row, err := readSession(ctx, tx.QueryRow, id)
-		if errors.Is(err, db.ErrNoRows) || err == nil && (row.User != actor.User || row.ended) {
-			return levee.E(levee.CodeNotFound, "there is no such session")
+		if errors.Is(err, db.ErrNoRows) || err == nil && (row.User != user || row.ended || (row.Kind == SessionPersonal) != personal) {
+			return levee.E(levee.CodeNotFound, "there is no such session or token")
 		}
 		if err != nil {
 			return err
 		}
-		if _, err := s.endTx(ctx, tx, []int64{id}, "revoked"); err != nil {
+		if _, err := s.endTx(ctx, tx, []int64{id}, act.Action); err != nil {
 			return err
 		}
-		return s.recordTx(ctx, tx, trail.Act{Action: "session.revoked", Kind: levee.KindSession, Subject: id}, from)
+		return s.recordTx(ctx, tx, act, from)
 	})
 }
 
-// EndOtherSessions ends all sessions of the context's actor but the one he asks with, and returns how many.
+// EndOtherSessions ends all sessions of the context's actor but the one he asks with, and returns how many. His personal access tokens stay.
 func (s *Service) EndOtherSessions(ctx context.Context, from Origin) (ended int, err error) {
 	defer levee.Wrap(&err, "identity.EndOtherSessions")
 	actor := levee.ActorFrom(ctx)
 	if err := requireAccount(actor); err != nil {
 		return 0, err
 	}
+	return s.endMany(ctx, actor.User, actor.Session, false, "session.others_revoked", from)
+}
+
+// endMany ends a user's sessions but keep, also those that are too old, with or without his personal access tokens, and records how many were open.
+func (s *Service) endMany(ctx context.Context, user levee.UserID, keep int64, personal bool, action string, from Origin) (ended int, err error) {
 	err = s.db.Tx(ctx, "identity.end_sessions", func(ctx context.Context, tx *db.Tx) error {
-		sessions, err := unendedSessions(ctx, tx.Query, actor.User)
+		sessions, err := unendedSessions(ctx, tx.Query, user)
 		if err != nil {
 			return err
 		}
-		others := slices.DeleteFunc(sessions, func(id int64) bool { return id == actor.Session })
-		if ended, err = s.endTx(ctx, tx, others, "revoked"); err != nil || ended == 0 {
+		var kept []token.Personal
+		if !personal {
+			if kept, err = openPersonal(ctx, tx.Query, user, s.now()); err != nil {
+				return err
+			}
+		}
+		others := slices.DeleteFunc(sessions, func(id int64) bool {
+			return id == keep || slices.ContainsFunc(kept, func(p token.Personal) bool { return p.ID == id })
+		})
+		if ended, err = s.endTx(ctx, tx, others, action); err != nil || ended == 0 {
 			return err
 		}
-		return s.recordTx(ctx, tx, trail.Act{Action: "session.others_revoked", Kind: levee.KindUser, Subject: int64(actor.User),
-			After: map[string]any{"sessions_ended": ended}}, from)
+		return s.recordTx(ctx, tx, trail.Act{Action: action, Kind: levee.KindUser, Subject: int64(user), After: map[string]any{"sessions_ended": ended}}, from)
 	})
 	return ended, err
+}
+
+// SessionsOf lists the open sessions of an account, newest first. For administrators; else CodeForbidden. CodeNotFound without the account.
+func (s *Service) SessionsOf(ctx context.Context, user levee.UserID) (list []Session, err error) {
+	defer levee.Wrap(&err, "identity.SessionsOf(%d)", user)
+	if err := s.administers(ctx, user); err != nil {
+		return nil, err
+	}
+	list, err = openSessions(db.Primary(ctx), s.db.Query, user, s.now(), s.cfg.SessionIdle)
+	slices.SortFunc(list, func(a, b Session) int { return cmp.Compare(b.ID, a.ID) })
+	return list, err
+}
+
+// EndSessionOf ends one session of an account, on all nodes within a second. For administrators; else CodeForbidden. CodeNotFound for one that is not its own
+// or has ended.
+func (s *Service) EndSessionOf(ctx context.Context, user levee.UserID, id int64, from Origin) (err error) {
+	defer levee.Wrap(&err, "identity.EndSessionOf(%d, %d)", user, id)
+	if err := s.administers(ctx, user); err != nil {
+		return err
+	}
+	act := trail.Act{Action: "session.ended", Kind: levee.KindSession, Subject: id, After: map[string]any{"user": s.sealer.Seal(levee.KindUser, int64(user))}}
+	return s.endOne(ctx, user, id, false, act, from)
+}
+
+// EndSessionsOf ends all sessions and personal access tokens of an account, on all nodes within a second, and returns how many were open. Its owner may sign in
+// again. For administrators; else CodeForbidden. CodeNotFound without the account.
+func (s *Service) EndSessionsOf(ctx context.Context, user levee.UserID, from Origin) (ended int, err error) {
+	defer levee.Wrap(&err, "identity.EndSessionsOf(%d)", user)
+	if err := s.administers(ctx, user); err != nil {
+		return 0, err
+	}
+	return s.endMany(ctx, user, 0, true, "user.sessions_ended", from)
+}
+
+// administers returns an error unless the context's actor is an administrator and the account is there.
+func (s *Service) administers(ctx context.Context, user levee.UserID) error {
+	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+		return err
+	}
+	_, err := readUser(db.Primary(ctx), s.db.QueryRow, user)
+	return err
 }
 
 const (

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"levee"
@@ -47,11 +48,21 @@ func insertSession(ctx context.Context, tx *db.Tx, s Session, secretHash string)
 	return err
 }
 
-// openSessions returns the sessions of a user that have not ended, expired or gone idle, the one unused for longest first.
+// anySession reports whether a session may still be used, as far as its age goes.
+func anySession(ctx context.Context, q queryRow, now time.Time) (bool, error) {
+	var id int64
+	err := q(ctx, `SELECT id FROM identity_session WHERE expires_at > ? LIMIT 1`, now.UnixMicro()).Scan(&id)
+	if errors.Is(err, db.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// openSessions returns the sessions of a user that have not ended, expired or gone idle, without personal access tokens; the one unused for longest first.
 func openSessions(ctx context.Context, q query, user levee.UserID, now time.Time, idle time.Duration) ([]Session, error) {
 	rows, err := q(ctx, `SELECT id, user_id, kind, address, agent, created_at, seen_at, expires_at FROM identity_session
-		WHERE user_id = ? AND ended_at IS NULL AND expires_at > ? AND seen_at > ? ORDER BY seen_at, id`,
-		int64(user), now.UnixMicro(), now.Add(-idle).UnixMicro())
+		WHERE user_id = ? AND ended_at IS NULL AND expires_at > ? AND seen_at > ? AND kind <> ? ORDER BY seen_at, id`,
+		int64(user), now.UnixMicro(), now.Add(-idle).UnixMicro(), int(SessionPersonal))
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +124,9 @@ func deleteSessions(ctx context.Context, tx *db.Tx, before time.Time, n int) (in
 	}
 	for _, id := range ids {
 		if _, err := tx.Exec(ctx, `DELETE FROM identity_session WHERE id = ?`, id); err != nil {
+			return 0, err
+		}
+		if err := deletePersonal(ctx, tx, id); err != nil {
 			return 0, err
 		}
 	}

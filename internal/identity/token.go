@@ -2,11 +2,6 @@ package identity
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -14,229 +9,119 @@ import (
 	"sync"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
 	"levee"
 	"levee/internal/platform/db"
-	"levee/internal/platform/obs"
+	"levee/internal/token"
 )
 
-const (
-	// tokenType is the typ of an access token (RFC 9068), so that no other JWT of ours can ever pass for one.
-	tokenType = "at+jwt"
-	// maxTokenBytes bounds what is looked at; ours have about 420 bytes.
-	maxTokenBytes = 2048
-	// tokenSkew is how far the clocks of two nodes may be apart before a fresh token is refused as not yet valid.
-	tokenSkew = 5 * time.Second
-	// loadTimeout bounds the read of a session whose token is seen for the first time.
-	loadTimeout = 5 * time.Second
-)
+// loadTimeout bounds the read of a session whose token is seen for the first time.
+const loadTimeout = 5 * time.Second
 
-// claims is the body of an access token.
-type claims struct {
-	jwt.RegisteredClaims
-	Session   string `json:"sid,omitempty"`
-	Rehearsal bool   `json:"reh,omitempty"`
+// verified is what a credential stands for whose signature, claims and session were checked once. What may change later (ended, roles) is not here
+// but behind state.
+type verified struct {
+	user       levee.UserID
+	session    int64
+	generation int64 // of the signing keys when it was checked
+	rehearsal  bool
+	scope      *levee.Scope
+	state      *live
 }
 
-// signer makes and checks access tokens. EdDSA is the only algorithm it knows: the header's alg, typ and kid must be
-// exactly what it writes, and any other header (jku, jwk, x5u, crit …) is refused.
-type signer struct {
-	cfg    Config
-	now    obs.Clock
-	key    ed25519.PrivateKey
-	kid    string
-	public map[string]ed25519.PublicKey
-	order  []string // kids, the signing one first
-	parser *jwt.Parser
+func (v *verified) actor(bits uint64) levee.Actor {
+	return levee.Actor{User: v.user, Session: v.session, Roles: levee.Roles(bits >> rolesShift), Rehearsal: v.rehearsal, Scope: v.scope}
 }
 
-func newSigner(cfg Config, now obs.Clock, key ed25519.PrivateKey, old []ed25519.PrivateKey) *signer {
-	s := &signer{cfg: cfg, now: now, key: key, public: map[string]ed25519.PublicKey{}}
-	for i, k := range append([]ed25519.PrivateKey{key}, old...) {
-		if len(k) != ed25519.PrivateKeySize {
-			panic(fmt.Sprintf("identity.New: key %d has %d bytes, an Ed25519 private key has %d", i, len(k), ed25519.PrivateKeySize))
-		}
-		public := k.Public().(ed25519.PublicKey)
-		kid := keyID(public)
-		if i == 0 {
-			s.kid = kid
-		}
-		if _, twice := s.public[kid]; !twice {
-			s.public[kid] = public
-			s.order = append(s.order, kid)
-		}
-	}
-	s.parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithIssuer(cfg.Issuer),
-		jwt.WithAudience(cfg.Audience), jwt.WithExpirationRequired(), jwt.WithNotBeforeRequired(), jwt.WithIssuedAt(),
-		jwt.WithLeeway(tokenSkew), jwt.WithStrictDecoding(), jwt.WithTimeFunc(now))
-	return s
-}
-
-// keyID is the front of the key's RFC 7638 thumbprint: the same on every node, and it says nothing about the key.
-func keyID(public ed25519.PublicKey) string {
-	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + base64.RawURLEncoding.EncodeToString(public) + `"}`))
-	return base64.RawURLEncoding.EncodeToString(sum[:12])
-}
-
-// sign makes a token of c, whose subject, session and expiry are set by the caller.
-func (s *signer) sign(c *claims, now time.Time) (string, error) {
-	var jti [12]byte
-	rand.Read(jti[:]) // never fails
-	c.Issuer, c.Audience = s.cfg.Issuer, jwt.ClaimStrings{s.cfg.Audience}
-	c.IssuedAt, c.NotBefore = jwt.NewNumericDate(now), jwt.NewNumericDate(now)
-	c.ID = base64.RawURLEncoding.EncodeToString(jti[:])
-	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
-	t.Header["typ"], t.Header["kid"] = tokenType, s.kid
-	return t.SignedString(s.key)
-}
-
-// verify returns the claims of a token that is ours, signed, and valid now; else CodeUnauthenticated, which says whether
-// it has merely expired.
-func (s *signer) verify(token string) (*claims, error) {
-	if len(token) > maxTokenBytes {
-		return nil, badToken(nil)
-	}
-	var c claims
-	_, err := s.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
-		kid, _ := t.Header["kid"].(string)
-		public, known := s.public[kid]
-		if !known || t.Header["typ"] != tokenType || len(t.Header) != 3 {
-			return nil, errors.New("not a header of ours")
-		}
-		return public, nil
-	})
-	switch {
-	case err != nil:
-		return nil, tokenError(err)
-	case !s.now().Before(c.ExpiresAt.Time): // the skew allowed above is for clocks that are behind, not for late tokens
-		return nil, expiredToken()
-	case c.Subject == "" || c.ID == "" || c.IssuedAt == nil || (c.Session == "") != c.Rehearsal:
-		return nil, badToken(errors.New("a claim is missing"))
-	}
-	return &c, nil
-}
-
-// tokenError tells an expired token, which a client may refresh, from one that was never good.
-func tokenError(err error) error {
-	for _, other := range []error{jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid,
-		jwt.ErrTokenInvalidIssuer, jwt.ErrTokenInvalidAudience, jwt.ErrTokenNotValidYet, jwt.ErrTokenUsedBeforeIssued,
-		jwt.ErrTokenRequiredClaimMissing} {
-		if errors.Is(err, other) {
-			return badToken(err)
-		}
-	}
-	if errors.Is(err, jwt.ErrTokenExpired) {
-		return expiredToken()
-	}
-	return badToken(err)
-}
-
-func badToken(err error) error {
-	return levee.E(levee.CodeUnauthenticated, "the access token is not valid").Because(err)
-}
-
-func expiredToken() error {
-	return levee.E(levee.CodeUnauthenticated, "the access token has expired").With("reason", "expired")
+// remember puts a credential into a cache. The caller's string may be a piece of a whole request's headers, which the cache must not keep.
+func (s *Service) remember(c *token.Cache[verified], credential string, expires int64, v verified) {
+	c.Put(&token.Entry[verified]{Credential: strings.Clone(credential), Expires: expires, Value: v}, s.now().UnixMicro())
 }
 
 func endedSession() error {
 	return levee.E(levee.CodeUnauthenticated, "the session has ended").With("reason", "session_ended")
 }
 
-// JWKS returns the public keys that access tokens are checked with, as a JSON Web Key Set: the signing one first.
-func (s *Service) JWKS() []byte {
-	type jwk struct {
-		Type  string `json:"kty"`
-		Curve string `json:"crv"`
-		Alg   string `json:"alg"`
-		Use   string `json:"use"`
-		ID    string `json:"kid"`
-		X     string `json:"x"`
-	}
-	var set struct {
-		Keys []jwk `json:"keys"`
-	}
-	for _, kid := range s.signer.order {
-		set.Keys = append(set.Keys, jwk{Type: "OKP", Curve: "Ed25519", Alg: "EdDSA", Use: "sig", ID: kid,
-			X: base64.RawURLEncoding.EncodeToString(s.signer.public[kid])})
-	}
-	body, err := json.Marshal(set)
+// Warm makes the room ready: it loads the keys of access tokens. It must have returned before the first request; CodeUnavailable when SQL is away.
+func (s *Service) Warm(ctx context.Context) (err error) {
+	defer levee.Wrap(&err, "identity.Warm")
+	earlier, err := anySession(db.Primary(ctx), s.db.QueryRow, s.now())
 	if err != nil {
-		panic("identity.JWKS: " + err.Error()) // a struct of strings always marshals
+		return err
 	}
-	return body
+	return s.keys.Warm(ctx, earlier)
 }
 
 // issue makes an access token of an open session and puts it into the cache, so that its first use is a hit. state was
 // held before the transaction that gave the session and the user's roles.
-func (s *Service) issue(session Session, state *live, now time.Time) (token string, expires time.Time, err error) {
+func (s *Service) issue(ctx context.Context, session Session, state *live, now time.Time) (text string, expires time.Time, err error) {
 	expires = now.Add(s.cfg.AccessTTL).Truncate(time.Second)
 	if expires.After(session.ExpiresAt) {
 		expires = session.ExpiresAt.Truncate(time.Second)
 	}
-	c := &claims{Session: s.sealer.Seal(levee.KindSession, session.ID)}
-	c.Subject, c.ExpiresAt = s.sealer.Seal(levee.KindUser, int64(session.User)), jwt.NewNumericDate(expires)
-	if token, err = s.signer.sign(c, now); err != nil {
+	generation := s.keys.Generation() // before the key is chosen
+	text, err = s.keys.Sign(ctx, token.Claims{Subject: s.sealer.Seal(levee.KindUser, int64(session.User)),
+		Session: s.sealer.Seal(levee.KindSession, session.ID), Expires: expires}, now)
+	if err != nil {
 		return "", time.Time{}, err
 	}
-	s.tokens.put(&verified{credential: token, expires: expires.UnixMicro(), user: session.User, session: session.ID, state: state},
-		now.UnixMicro())
-	return token, expires, nil
+	s.remember(s.tokens, text, expires.UnixMicro(), verified{user: session.User, session: session.ID, generation: generation, state: state})
+	return text, expires, nil
 }
 
-// AuthenticateToken returns who an access token, ours or the foreign issuer's, stands for. It fails with CodeUnauthenticated for
-// one that is neither, forged, expired, or whose session or account has ended; that acts on the very next call, also for tokens that
-// were good a moment ago. The usual case, a token seen before, takes one hash and one map look-up and allocates nothing.
-func (s *Service) AuthenticateToken(token string) (levee.Actor, error) {
-	if v := s.tokens.get(token); v != nil {
-		if s.now().UnixMicro() >= v.expires {
-			s.tokens.remove(v)
-			if v.foreign {
-				return s.verifyToken(token)
-			}
-			return levee.Actor{}, expiredToken()
+// AuthenticateToken returns who an access token, ours or the foreign issuer's, or a personal access token stands for. It fails with
+// CodeUnauthenticated for one that is none of these, forged, expired, or whose session or account has ended; that acts on the very next call, also for
+// tokens that were good a moment ago. The usual case, a token seen before, takes one hash and one map look-up and allocates nothing.
+func (s *Service) AuthenticateToken(text string) (levee.Actor, error) {
+	if e := s.tokens.Get(text); e != nil {
+		v, now := &e.Value, s.now().UnixMicro()
+		if now >= e.Expires || v.generation != s.keys.Generation() {
+			s.tokens.Remove(e)
+			return s.verifyToken(text)
 		}
 		switch bits := v.state.bits.Load(); bits & stateMask {
 		case stateOpen:
-			return levee.Actor{User: v.user, Session: v.session, Roles: levee.Roles(bits >> rolesShift), Rehearsal: v.rehearsal}, nil
+			if v.scope != nil {
+				s.saw(v.state, now)
+			}
+			return v.actor(bits), nil
 		case stateEnded:
 			return levee.Actor{}, endedSession()
 		}
 	}
-	return s.verifyToken(token)
+	return s.verifyToken(text)
 }
 
 // verifyToken is the long way of AuthenticateToken: signature, claims, and the session's state from SQL.
-func (s *Service) verifyToken(token string) (actor levee.Actor, err error) {
+func (s *Service) verifyToken(text string) (actor levee.Actor, err error) {
 	defer func() { s.metrics.checks.WithLabelValues(resultOf(err)).Inc() }()
-	if s.foreign.Issued(token) {
-		return s.verifyForeign(token)
+	if token.IsPersonal(text) {
+		return s.verifyPersonal(text)
 	}
-	c, err := s.signer.verify(token)
+	if s.foreign.Issued(text) {
+		return s.verifyForeign(text)
+	}
+	generation := s.keys.Generation() // before the keys are looked at
+	c, err := s.keys.Verify(text)
 	if err != nil {
 		return levee.Actor{}, err
 	}
 	user, err := s.sealer.Open(levee.KindUser, c.Subject)
 	if err != nil {
-		return levee.Actor{}, badToken(err)
+		return levee.Actor{}, token.Bad(err)
 	}
-	// The caller's string may be a piece of a whole request's headers, which the cache must not keep.
-	v := &verified{credential: strings.Clone(token), expires: c.ExpiresAt.UnixMicro(), user: levee.UserID(user), rehearsal: c.Rehearsal}
-	if c.Rehearsal {
-		v.state = rehearsalState
-	} else {
+	v := verified{user: levee.UserID(user), generation: generation, rehearsal: c.Rehearsal, state: rehearsalState}
+	if !c.Rehearsal {
 		if v.session, err = s.sealer.Open(levee.KindSession, c.Session); err != nil {
-			return levee.Actor{}, badToken(err)
+			return levee.Actor{}, token.Bad(err)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 		defer cancel()
-		row, state, err := s.loadSession(ctx, v.session, v.expires)
+		row, state, err := s.loadSession(ctx, v.session, c.Expires.UnixMicro())
 		if err != nil {
 			return levee.Actor{}, err
 		}
 		if row.User != v.user || row.Kind != SessionToken {
-			return levee.Actor{}, badToken(nil)
+			return levee.Actor{}, token.Bad(nil)
 		}
 		v.state = state
 	}
@@ -244,8 +129,8 @@ func (s *Service) verifyToken(token string) (actor levee.Actor, err error) {
 	if bits&stateMask != stateOpen {
 		return levee.Actor{}, endedSession()
 	}
-	s.tokens.put(v, s.now().UnixMicro())
-	return levee.Actor{User: v.user, Session: v.session, Roles: levee.Roles(bits >> rolesShift), Rehearsal: v.rehearsal}, nil
+	s.remember(s.tokens, text, c.Expires.UnixMicro(), v)
+	return v.actor(bits), nil
 }
 
 func resultOf(err error) string {
@@ -285,7 +170,8 @@ func (s *Service) loadSession(ctx context.Context, session, until int64) (sessio
 
 // usable reports whether a session may still be used: not ended, not too old, not unused for too long, user not disabled.
 func (s *Service) usable(row sessionRow, now time.Time) bool {
-	return !row.ended && !row.userDisabled && now.Before(row.ExpiresAt) && now.Before(row.SeenAt.Add(s.cfg.SessionIdle))
+	return !row.ended && !row.userDisabled && now.Before(row.ExpiresAt) &&
+		(row.Kind == SessionPersonal || now.Before(row.SeenAt.Add(s.cfg.SessionIdle)))
 }
 
 // rehearsalState is the state of all invented buyers: they are customers, and their tokens end by expiry alone.
@@ -324,7 +210,7 @@ func (s *Service) IssueRehearsalTokens(ctx context.Context, n int, ttl time.Dura
 		if err := s.ids.NextN(users[:chunk]); err != nil {
 			return err
 		}
-		if err := s.signRehearsal(users[:chunk], tokens[:chunk], ttl); err != nil {
+		if err := s.signRehearsal(ctx, users[:chunk], tokens[:chunk], ttl); err != nil {
 			return err
 		}
 		for i := range chunk {
@@ -338,7 +224,7 @@ func (s *Service) IssueRehearsalTokens(ctx context.Context, n int, ttl time.Dura
 }
 
 // signRehearsal fills tokens with one for each user, on all cores.
-func (s *Service) signRehearsal(users []int64, tokens []string, ttl time.Duration) error {
+func (s *Service) signRehearsal(ctx context.Context, users []int64, tokens []string, ttl time.Duration) error {
 	now := s.now()
 	expires := now.Add(ttl).Truncate(time.Second)
 	workers := min(runtime.GOMAXPROCS(0), len(users))
@@ -347,13 +233,12 @@ func (s *Service) signRehearsal(users []int64, tokens []string, ttl time.Duratio
 	for w := range workers {
 		wg.Go(func() {
 			for i := w; i < len(users) && errs[w] == nil; i += workers {
-				c := &claims{Rehearsal: true}
-				c.Subject, c.ExpiresAt = s.sealer.Seal(levee.KindUser, users[i]), jwt.NewNumericDate(expires)
-				if tokens[i], errs[w] = s.signer.sign(c, now); errs[w] != nil {
+				c := token.Claims{Subject: s.sealer.Seal(levee.KindUser, users[i]), Rehearsal: true, Expires: expires}
+				if tokens[i], errs[w] = s.keys.Sign(ctx, c, now); errs[w] != nil {
 					return
 				}
-				s.tokens.put(&verified{credential: tokens[i], expires: expires.UnixMicro(), user: levee.UserID(users[i]),
-					rehearsal: true, state: rehearsalState}, now.UnixMicro())
+				s.remember(s.tokens, tokens[i], expires.UnixMicro(), verified{user: levee.UserID(users[i]), rehearsal: true, state: rehearsalState,
+					generation: s.keys.Generation()})
 			}
 		})
 	}

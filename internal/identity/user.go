@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"levee"
@@ -11,6 +12,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
@@ -94,7 +96,7 @@ func (s *Service) create(ctx context.Context, in NewUser, from Origin, action st
 			return User{}, err
 		}
 	}
-	if err := newPassword("password", in.Password.Reveal(), u.Name, u.Phone); err != nil {
+	if err := handle.NewPassword("password", in.Password.Reveal(), u.Name, u.Phone); err != nil {
 		return User{}, err
 	}
 	hash, err := s.hasher.hash(ctx, in.Password.Reveal())
@@ -290,18 +292,18 @@ func (s *Service) ChangePassword(ctx context.Context, current, next obs.Secret, 
 	if err := requireAccount(actor); err != nil {
 		return 0, err
 	}
-	if err := boundPassword("current", current.Reveal()); err != nil {
+	if err := handle.BoundPassword("current", current.Reveal()); err != nil {
 		return 0, err
 	}
 	row, err := readUser(db.Primary(ctx), s.db.QueryRow, actor.User)
 	if err != nil {
 		return 0, err
 	}
-	if err := newPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
+	if err := handle.NewPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
 		return 0, err
 	}
 	if next == current {
-		return 0, secretField("password", "different from the current one")
+		return 0, handle.Hidden("password", "different from the current one")
 	}
 	key := "user:" + s.sealer.Seal(levee.KindUser, int64(actor.User))
 	if err := s.limits.Allow(ctx, limit.SignInAccount, key).Err(); err != nil {
@@ -312,7 +314,7 @@ func (s *Service) ChangePassword(ctx context.Context, current, next obs.Secret, 
 		return 0, err
 	}
 	if !ok {
-		return 0, secretField("current", "the current password")
+		return 0, handle.Hidden("current", "the current password")
 	}
 	s.limits.Refund(ctx, limit.SignInAccount, key)
 	return s.setPassword(ctx, row, next, actor.Session, "user.password_changed", from)
@@ -329,21 +331,76 @@ func (s *Service) SetPassword(ctx context.Context, id levee.UserID, next obs.Sec
 	if err != nil {
 		return err
 	}
-	if err := newPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
+	if err := handle.NewPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
 		return err
 	}
 	_, err = s.setPassword(ctx, row, next, 0, "user.password_set", from)
 	return err
 }
 
-// setPassword stores the password and ends all sessions but keep.
-func (s *Service) setPassword(ctx context.Context, row userRow, next obs.Secret, keep int64, action string, from Origin) (int, error) {
+// resetFor is how long a link to set a new password is good.
+const resetFor = time.Hour
+
+// CreatePasswordReset makes a token with which an account's owner, who forgot his password and showed an administrator who he is, sets a new one. It is good
+// once, until expires; an earlier one is good no more. For administrators; else CodeForbidden. CodeConflict for an account that is disabled or has no password.
+func (s *Service) CreatePasswordReset(ctx context.Context, id levee.UserID, from Origin) (text obs.Secret, expires time.Time, err error) {
+	defer levee.Wrap(&err, "identity.CreatePasswordReset(%d)", id)
+	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+		return "", time.Time{}, err
+	}
+	err = s.db.Tx(ctx, "identity.create_reset", func(ctx context.Context, tx *db.Tx) error {
+		row, err := readUser(ctx, tx.QueryRow, id)
+		switch {
+		case err != nil:
+			return err
+		case row.Disabled:
+			return levee.E(levee.CodeConflict, "this account is disabled")
+		case row.hash == "":
+			return levee.E(levee.CodeConflict, "this account has no password: its owner signs in elsewhere")
+		}
+		if text, expires, err = s.keys.OnceTx(ctx, tx, token.PasswordReset, int64(id), resetFor); err != nil {
+			return err
+		}
+		return s.recordTx(ctx, tx, trail.Act{Action: "user.reset_created", Kind: levee.KindUser, Subject: int64(id), After: map[string]any{"expires_at": expires}}, from)
+	})
+	return text, expires, err
+}
+
+// ResetPassword gives the account that a token of CreatePasswordReset is for a new password, ends all its sessions and personal access tokens, and returns how
+// many. CodeGone for a token that is not good; CodeInvalid for a password that is not allowed, which leaves the token good.
+func (s *Service) ResetPassword(ctx context.Context, text, next obs.Secret, from Origin) (ended int, err error) {
+	defer levee.Wrap(&err, "identity.ResetPassword")
+	id, err := s.keys.Subject(ctx, token.PasswordReset, text)
+	if err != nil {
+		return 0, err
+	}
+	row, err := readUser(db.Primary(ctx), s.db.QueryRow, levee.UserID(id))
+	if err != nil {
+		return 0, err
+	}
+	if err := handle.NewPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
+		return 0, err
+	}
+	ctx = levee.WithActor(ctx, levee.Actor{User: row.ID}) // whoever has the link acts for the account
+	return s.setPassword(ctx, row, next, 0, "user.password_reset", from, func(ctx context.Context, tx *db.Tx) error {
+		return s.keys.UseTx(ctx, tx, token.PasswordReset, text)
+	})
+}
+
+// setPassword stores the password and ends all sessions but keep, and all personal access tokens. check runs first in the transaction, when given.
+func (s *Service) setPassword(ctx context.Context, row userRow, next obs.Secret, keep int64, action string, from Origin,
+	check ...func(ctx context.Context, tx *db.Tx) error) (int, error) {
 	hash, err := s.hasher.hash(ctx, next.Reveal())
 	if err != nil {
 		return 0, err
 	}
 	ended := 0
 	err = s.db.Tx(ctx, "identity.password", func(ctx context.Context, tx *db.Tx) error {
+		for _, f := range check {
+			if err := f(ctx, tx); err != nil {
+				return err
+			}
+		}
 		if ok, err := updatePassword(ctx, tx, row.ID, row.hash, hash, s.now()); err != nil {
 			return err
 		} else if !ok {

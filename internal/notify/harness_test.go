@@ -21,6 +21,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/node"
 	"levee/internal/platform/platformtest"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
@@ -51,10 +52,11 @@ func newHouse(t testing.TB, change ...func(*Config)) *house {
 
 func newHouseIn(t testing.TB, dir string, w *world, change ...func(*Config)) *house {
 	t.Helper()
-	h := &house{t: t, world: w, Platform: platformtest.Open(t, dir, trail.Schema(), identity.Schema(), order.Schema(), node.Schema(), Schema())}
+	h := &house{t: t, world: w, Platform: platformtest.Open(t, dir, trail.Schema(), token.Schema(), identity.Schema(), order.Schema(), node.Schema(), Schema())}
+	tokens := token.New(token.Deps{DB: h.DB, Sealer: h.Sealer, Obs: h.Obs, Seal: platformtest.Key(4), Key: ed25519.NewKeyFromSeed(platformtest.Key(2))})
 	told := trail.New(trail.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Key: platformtest.Key(4)})
 	people := identity.New(identity.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Limits: h.Limits, Events: h.Events,
-		Trail: told, Config: identity.Config{HashMemory: 8192, HashTime: 1}, Key: ed25519.NewKeyFromSeed(platformtest.Key(2))})
+		Config: identity.Config{HashMemory: 8192, HashTime: 1}, Tokens: tokens, Trail: told})
 	var err error
 	h.orders, err = order.Open(order.Deps{DB: h.DB, IDs: h.IDs, Sealer: h.Sealer, Obs: h.Obs, Events: h.Events, Jobs: h.Platform.Jobs})
 	h.must(err)

@@ -313,6 +313,13 @@ CREATE TABLE identity_foreign (
 
 CREATE INDEX identity_foreign_user ON identity_foreign (user_id);
 
+CREATE TABLE identity_personal (
+  id      INTEGER       NOT NULL PRIMARY KEY,
+  user_id BIGINT       NOT NULL,
+  name    VARCHAR(190) NOT NULL,
+  scopes  TEXT         NOT NULL
+);
+
 CREATE TABLE identity_session (
   id            INTEGER       NOT NULL PRIMARY KEY,
   user_id       BIGINT       NOT NULL,
@@ -868,6 +875,30 @@ CREATE TABLE throttle_rate (
   changed_by BIGINT NOT NULL,
   changed_at BIGINT NOT NULL
 );
+
+CREATE TABLE token_key (
+  number       INTEGER       NOT NULL PRIMARY KEY,
+  kid          VARCHAR(190) NOT NULL,
+  algorithm    VARCHAR(190) NOT NULL,
+  public_key   TEXT         NOT NULL,
+  private_key  TEXT         NOT NULL,
+  made_at      BIGINT       NOT NULL,
+  signs_at     BIGINT       NOT NULL,
+  retires_at   BIGINT       NOT NULL,
+  gone_at      BIGINT       NOT NULL,
+  withdrawn_at BIGINT       NOT NULL
+);
+
+CREATE TABLE token_once (
+  hash       VARCHAR(190) NOT NULL PRIMARY KEY,
+  purpose    VARCHAR(190) NOT NULL,
+  subject    BIGINT       NOT NULL,
+  expires_at BIGINT       NOT NULL
+);
+
+CREATE INDEX token_once_expiry ON token_once (expires_at);
+
+CREATE INDEX token_once_subject ON token_once (purpose, subject);
 
 CREATE TABLE trail_block (
   first_seq INTEGER       NOT NULL PRIMARY KEY,

@@ -32,6 +32,8 @@ type Route struct {
 	Summary, Tag, Description string
 	// Roles that may use it, any of them. 0: anybody, also visitors.
 	Roles levee.Roles
+	// InPerson keeps personal access tokens out, whatever their scope: for what only somebody who signed in may do.
+	InPerson bool
 	// Status of the usual answer. Default 200, or 204 without a body.
 	Status int
 	// Limit that each request is charged to: by user or by address, as the limit says.
@@ -235,6 +237,9 @@ func (s *Server) admit(c *call, r *http.Request) error {
 	if err := permit(c, rt.Roles); err != nil {
 		return err
 	}
+	if err := inScope(c, rt); err != nil {
+		return err
+	}
 	if rt.Limit != limit.None && s.parts.Limits != nil {
 		if err := s.throttle(c, rt.Limit); err != nil {
 			return err
@@ -288,6 +293,41 @@ func permit(c *call, roles levee.Roles) error {
 		return levee.E(levee.CodeUnauthenticated, "sign in first")
 	}
 	return levee.E(levee.CodeForbidden, "this is for %s", strings.Join(roles.Names(), " or "))
+}
+
+// inScope keeps a personal access token to the operations that it is for. Where visitors may ask it holds as well: an operation may do more for
+// somebody with roles than for a visitor.
+func inScope(c *call, rt *route) error {
+	switch s := c.actor.Scope; {
+	case s == nil:
+		return nil
+	case rt.InPerson:
+		return levee.E(levee.CodeForbidden, "this needs a sign-in; a personal access token cannot do it")
+	case !s.Allows(rt.ID, rt.Tag, rt.reads()):
+		return levee.E(levee.CodeForbidden, "the token's scopes do not cover %s", rt.ID).With("scope", rt.ID)
+	}
+	return nil
+}
+
+// reads reports whether an operation changes nothing.
+func (rt *route) reads() bool { return rt.Method == http.MethodGet || rt.Method == http.MethodHead }
+
+// ScopeFault says what is wrong with a word of a personal access token's scope (levee.NewScope) for somebody with these roles: "" for a word that covers an
+// operation that he may use with such a token.
+func (s *Server) ScopeFault(word string, roles levee.Roles) string {
+	scope, known := levee.NewScope([]string{word}), false
+	for _, rt := range s.routes {
+		if !scope.Allows(rt.ID, rt.Tag, rt.reads()) {
+			continue
+		}
+		if known = true; !rt.InPerson && (rt.Roles == 0 || roles.Has(rt.Roles)) {
+			return ""
+		}
+	}
+	if known {
+		return "something that your account may do, and that does not need a sign-in"
+	}
+	return "an operation's id, or a category with :read or :all"
 }
 
 // throttle charges the request to its route's limit and, as one step with it, to the brakes that an operator has pulled, and tells the

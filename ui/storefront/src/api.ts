@@ -190,6 +190,11 @@ export async function signUp(name: string, password: string): Promise<void> {
   await api.POST('/v1/users', { body: { ...calledBy(name.trim()), password } })
 }
 
+/** Sets a new password with the one-time token of an administrator's link. */
+export async function resetPassword(token: string, password: string): Promise<void> {
+  await api.POST('/v1/password-resets', { body: { token, password } })
+}
+
 export async function signOut(): Promise<void> {
   await api.DELETE('/v1/sessions/{id}', { params: { path: { id: 'current' } } })
 }

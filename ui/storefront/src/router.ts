@@ -23,6 +23,7 @@ export const router = createRouter({
     { path: '/account', component: () => import('./pages/AccountPage.vue'), meta: { page: 'account', account: true } },
     { path: '/sign-in', component: () => import('./pages/SignPage.vue'), props: { make: false }, meta: { page: 'sign-in' } },
     { path: '/sign-up', component: () => import('./pages/SignPage.vue'), props: { make: true }, meta: { page: 'sign-up' } },
+    { path: '/reset', component: () => import('./pages/ResetPage.vue'), meta: { page: 'reset' } },
     { path: '/:rest(.*)*', component: () => import('./pages/MissingPage.vue'), meta: { page: 'missing' } },
   ],
   scrollBehavior: (to, from, saved) => saved ?? (to.path === from.path ? false : { top: 0 }),
