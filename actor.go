@@ -1,29 +1,44 @@
 package levee
 
-import "context"
+import (
+	"context"
+	"math/bits"
+	"strconv"
+)
 
-// Roles is the set of roles an actor holds, one bit each.
+// Roles is the set of roles an actor holds, one bit each: the ready ones below, and up to 27 that administrators make.
 type Roles uint32
 
-// The ready roles. A customer buys; an operator runs products, sales and orders; an administrator also manages accounts.
+// The ready roles. A customer buys; an operator runs products, sales and orders; an administrator may do everything, always. Product and order
+// administrators do what an operator does with products, or with orders, and nothing else.
 const (
 	RoleCustomer Roles = 1 << iota
 	RoleOperator
 	RoleAdministrator
+	RoleProductAdministrator
+	RoleOrderAdministrator
 )
+
+// ReadyRoles are all roles that every house has.
+const ReadyRoles = RoleCustomer | RoleOperator | RoleAdministrator | RoleProductAdministrator | RoleOrderAdministrator
+
+var readyNames = [...]string{"customer", "operator", "administrator", "product_administrator", "order_administrator"}
 
 // Has reports whether any of the wanted roles is held.
 func (r Roles) Has(any Roles) bool { return r&any != 0 }
 
-// Names returns the names of the roles in r, in a fixed order.
+// Staff reports whether any role but the customer's is held.
+func (r Roles) Staff() bool { return r&^RoleCustomer != 0 }
+
+// Names returns the names of the roles in r, in a fixed order. One that an administrator made is called by its number here, role_5: its own
+// name is platform/permit's to know.
 func (r Roles) Names() []string {
-	var names []string
-	for _, n := range []struct {
-		role Roles
-		name string
-	}{{RoleCustomer, "customer"}, {RoleOperator, "operator"}, {RoleAdministrator, "administrator"}} {
-		if r.Has(n.role) {
-			names = append(names, n.name)
+	names := make([]string, 0, bits.OnesCount32(uint32(r)))
+	for rest := uint32(r); rest != 0; rest &= rest - 1 {
+		if bit := bits.TrailingZeros32(rest); bit < len(readyNames) {
+			names = append(names, readyNames[bit])
+		} else {
+			names = append(names, "role_"+strconv.Itoa(bit))
 		}
 	}
 	return names
@@ -34,6 +49,9 @@ type Actor struct {
 	User    UserID
 	Session int64
 	Roles   Roles
+	// Abilities are what his roles give besides operations, as the house's table of permissions had it when he was recognised. Zero: nobody
+	// asked the table, and what his roles give by default counts.
+	Abilities Abilities
 	// Rehearsal marks an invented buyer of a rehearsal. Only sales that are rehearsals sell to it; see MayJoin.
 	Rehearsal bool
 	// Scope bounds what a personal access token may be used for. Nil: whatever the roles allow, as for somebody who signed in.
@@ -65,10 +83,24 @@ func (s *Scope) Allows(operation, category string, reads bool) bool {
 // SignedIn reports whether the actor has an account.
 func (a Actor) SignedIn() bool { return a.User != 0 }
 
+// May reports whether the actor has the ability.
+func (a Actor) May(x Ability) bool {
+	if a.Abilities == 0 {
+		return a.Roles.Has(x.Roles())
+	}
+	return a.Abilities.has(x)
+}
+
+// Reaches is the rule of things that belong to somebody: whether the actor may deal with one of owner's, because it is his own or because
+// he has the ability for those of others. Visitors own nothing.
+func (a Actor) Reaches(owner UserID, others Ability) bool {
+	return a.SignedIn() && a.User == owner || a.May(others)
+}
+
 // MayJoin reports whether the actor may take part in a sale. Real sales are for real accounts. A rehearsal is for invented buyers,
-// and for the operators who rehearse it: somebody must be able to see by hand what the crowd does to a page.
+// and for those who rehearse it: somebody must be able to see by hand what the crowd does to a page.
 func (a Actor) MayJoin(rehearsal bool) bool {
-	return a.Rehearsal == rehearsal || rehearsal && a.Roles.Has(RoleOperator|RoleAdministrator)
+	return a.Rehearsal == rehearsal || rehearsal && a.May(SalesRehearse)
 }
 
 // System is the actor of work that no person asked for: expiry, reconciliation, timed tasks.

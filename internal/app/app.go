@@ -86,6 +86,7 @@ func open(ctx context.Context, cfg Config, stderr io.Writer, serves bool) (a *Ap
 		return a, err
 	}
 	parts := web.Parts{Obs: o, Limits: b.limits, DB: b.db, Title: "Levee", Version: Version,
+		Permits:      b.permits,
 		Authenticate: func(r *http.Request) (levee.Actor, error) { return a.Rooms.authenticate(r) },
 		Witness:      func(ctx context.Context, o web.Outcome) { a.Rooms.Trail.Witness(ctx, o) },
 		Nodes:        web.Nodes{Keeper: a.keeper, Key: b.nodeKey},
@@ -137,6 +138,9 @@ func open(ctx context.Context, cfg Config, stderr io.Writer, serves bool) (a *Ap
 	if err = rooms.Identity.Warm(ctx); err != nil {
 		return a, err
 	}
+	if err = rooms.Access.Warm(ctx); err != nil {
+		return a, err
+	}
 	if err = rooms.Throttle.Warm(ctx); err != nil {
 		return a, err
 	}
@@ -184,7 +188,7 @@ func (a *App) Run(ctx context.Context) error {
 	phases := [][]part{
 		{{"http", a.Web.Run}, {"lend", a.Rooms.Lend.Run}},
 		{{"token", a.Rooms.Token.Run}, {"identity", a.Rooms.Identity.Run}, {"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"tally", a.Rooms.Tally.Run},
-			{"throttle", a.Rooms.Throttle.Run}, {"trail", a.Rooms.Trail.Run}},
+			{"throttle", a.Rooms.Throttle.Run}, {"trail", a.Rooms.Trail.Run}, {"access", a.Rooms.Access.Run}},
 		nil,
 	}
 	if a.Config.Role != "web" {

@@ -24,6 +24,7 @@ import (
 	"levee/internal/platform/limit"
 	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/permit"
 	"levee/internal/platform/push"
 	"levee/internal/platform/redis"
 	"levee/internal/platform/schedule"
@@ -40,6 +41,7 @@ type backends struct {
 	lent      lent
 	sealer    *id.Sealer
 	limits    *limit.Limits
+	permits   *permit.Table
 	events    *event.Bus
 	jobs      *job.Jobs
 	flows     *flow.Flows
@@ -64,7 +66,7 @@ type backends struct {
 
 // openBackends is the one switch: it alone reads the driver lines of the config. What it opened before a failure is closed.
 func openBackends(ctx context.Context, cfg *Config, o *obs.Obs) (_ *backends, err error) {
-	b := &backends{obs: o}
+	b := &backends{obs: o, permits: permit.New()}
 	defer func() {
 		if err != nil {
 			_ = b.shut(context.WithoutCancel(ctx))

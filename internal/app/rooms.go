@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/access"
 	"levee/internal/admission"
 	"levee/internal/catalog"
 	"levee/internal/identity"
@@ -39,7 +40,7 @@ func Schemas() []db.Schema { return schemas() }
 
 func schemas() []db.Schema {
 	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), web.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
-		notify.Schema(), throttle.Schema(), lock.Schema()}
+		notify.Schema(), throttle.Schema(), access.Schema(), lock.Schema()}
 }
 
 // Rooms of the house. Commands and tests reach them here.
@@ -57,6 +58,7 @@ type Rooms struct {
 	Line      *line.Service
 	Notify    *notify.Service
 	Throttle  *throttle.Service
+	Access    *access.Service
 	Lend      *lend.Service
 	Ops       *ops.Service
 	// Sandbox is the test provider, where it is enabled and runs inside this house.
@@ -90,7 +92,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		return nil, nil, levee.Invalid("identity.foreign_issuer", "another than token.issuer", cfg.Identity.ForeignIssuer)
 	}
 	r.Identity = identity.New(identity.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Events: b.events,
-		Trail: r.Trail, Config: cfg.Identity, Tokens: r.Token, PublicURL: publicURL, Shared: cfg.distributed()})
+		Trail: r.Trail, Config: cfg.Identity, Tokens: r.Token, PublicURL: publicURL, Shared: cfg.distributed(), Permits: b.permits})
 	r.Catalog = catalog.New(catalog.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Config: cfg.Catalog,
 		Audit: r.Trail.Tell, Bus: b.bus()})
 	if r.Order, err = order.Open(order.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs,
@@ -128,6 +130,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		return nil, nil, err
 	}
 	r.Throttle = throttle.New(throttle.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Audit: r.Trail.Tell, Bell: b.bell(cfg)})
+	r.Access = access.New(access.Deps{DB: b.db, Sealer: b.sealer, Obs: b.obs, Permits: b.permits, Identity: r.Identity, Audit: r.Trail.Tell, Bell: b.bell(cfg)})
 	if r.Lend, err = lend.New(lend.Deps{Obs: b.obs, IDs: b.lent.ids, Small: b.lent.small, Numbers: b.lent.numbers, Locks: b.lent.locks, LeaseKey: b.leaseKey, Config: cfg.Lend}); err != nil {
 		return nil, nil, err
 	}
@@ -146,6 +149,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		{r.Line.Routes, r.Line.Jobs, r.Line.Work, r.Line.Listeners},
 		{r.Notify.Routes, nil, r.Notify.Work, r.Notify.Listeners},
 		{r.Throttle.Routes, nil, nil, nil},
+		{r.Access.Routes, nil, nil, nil},
 		{fileRoutes(cfg, b.files), nil, func() []schedule.Work { return []schedule.Work{sweepFiles(b.files)} }, nil},
 		{r.Lend.Routes, nil, nil, nil},
 		{r.Ops.Routes, nil, nil, nil},

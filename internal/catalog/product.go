@@ -318,9 +318,9 @@ func hidden(ctx context.Context, state State, what string) error {
 	return levee.E(levee.CodeNotFound, "there is no such %s", what)
 }
 
-// operates reports whether the actor of ctx runs the shop.
+// operates reports whether the actor of ctx sees what is not on sale.
 func operates(ctx context.Context) bool {
-	return levee.ActorFrom(ctx).Roles.Has(levee.RoleOperator | levee.RoleAdministrator)
+	return levee.ActorFrom(ctx).May(levee.ProductsUnsold)
 }
 
 // List returns a page of products with their stock, and what to give as Page.After for the next one (0: that was the last). Visitors

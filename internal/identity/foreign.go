@@ -53,7 +53,7 @@ func (s *Service) verifyForeign(text string) (levee.Actor, error) {
 		s.live.learn(int64(user), state, row.Roles&foreignRoles, row.Version, 0)
 		if bits := state.bits.Load(); bits&stateMask == stateOpen {
 			s.remember(s.tokens, text, until, verified{user: user, state: state, generation: generation})
-			return levee.Actor{User: user, Roles: levee.Roles(bits >> rolesShift)}, nil
+			return s.actor(&verified{user: user}, bits), nil
 		}
 	}
 	return levee.Actor{}, levee.E(levee.CodeUnavailable, "the account is being changed").After(time.Second)

@@ -106,7 +106,7 @@ type userView struct {
 
 func (s *Service) viewUser(u User) userView {
 	id := s.sealer.Seal(levee.KindUser, int64(u.ID))
-	return userView{ID: id, Name: u.Name, Phone: u.Phone, Roles: u.Roles.Names(), Disabled: u.Disabled, DisabledReason: u.DisabledReason,
+	return userView{ID: id, Name: u.Name, Phone: u.Phone, Roles: s.permits.Names(u.Roles), Disabled: u.Disabled, DisabledReason: u.DisabledReason,
 		CreatedAt: u.CreatedAt, UpdatedAt: u.UpdatedAt, Links: link{Self: "/v1/users/" + id}}
 }
 
@@ -138,12 +138,12 @@ type signUpRequest struct {
 		Name     string   `json:"name,omitempty" doc:"2 to 40 letters, digits, '.', '_' or '-'; unique without case"`
 		Phone    string   `json:"phone,omitempty" doc:"With country code, or of the house's own country"`
 		Password string   `json:"password" minLength:"8" maxLength:"128" doc:"8 to 128 characters, hard to guess"`
-		Roles    []string `json:"roles,omitempty" doc:"Only for administrators" enum:"customer,operator,administrator" maxItems:"3"`
+		Roles    []string `json:"roles,omitempty" doc:"Only from who may give them" maxItems:"32"`
 	}
 }
 
-func (r *signUpRequest) user() (NewUser, error) {
-	roles, err := parseRoles(r.Body.Roles)
+func (s *Service) newUser(r *signUpRequest) (NewUser, error) {
+	roles, err := s.parseRoles(r.Body.Roles)
 	return NewUser{Name: r.Body.Name, Phone: r.Body.Phone, Password: obs.Secret(r.Body.Password), Roles: roles}, err
 }
 
@@ -236,7 +236,8 @@ type UserView = userView
 type meView struct {
 	Body struct {
 		UserView
-		Session string `json:"session,omitempty" doc:"Public id of the session that asks; none with a foreign token"`
+		Permissions []string `json:"permissions" nullable:"false" doc:"Names of the operations that one may use beside those that are for anybody, and of abilities"`
+		Session     string   `json:"session,omitempty" doc:"Public id of the session that asks; none with a foreign token"`
 	}
 }
 
@@ -271,12 +272,12 @@ func (s *Service) Routes(w *web.Server) {
 	web.Add(w, web.Route{Method: "POST", Path: "/v1/users", ID: "createUser", Tag: "accounts", Status: 201, Limit: limit.Write, InPerson: true,
 		Summary: "Sign up; an administrator may also give roles", BodyMax: 16 << 10, Errors: []int{409, 429, 503}},
 		func(ctx context.Context, in *signUpRequest) (*createdUser, error) {
-			user, err := in.user()
+			user, err := s.newUser(in)
 			if err != nil {
 				return nil, inBody(err)
 			}
 			make := s.SignUp
-			if levee.ActorFrom(ctx).Roles.Has(levee.RoleAdministrator) {
+			if levee.ActorFrom(ctx).May(levee.AccountsCreate) {
 				make = s.Create
 			}
 			u, err := make(ctx, user, from(ctx, in.UserAgent))
@@ -350,6 +351,7 @@ func (s *Service) Routes(w *web.Server) {
 				return nil, err
 			}
 			out := &meView{}
+			out.Body.Permissions = s.permits.Granted(actor.Roles)
 			if out.Body.UserView = s.viewUser(u); actor.Session != 0 {
 				out.Body.Session = s.sealer.Seal(levee.KindSession, actor.Session)
 			}

@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"levee"
 	"levee/internal/platform/limit"
@@ -11,18 +12,13 @@ import (
 )
 
 // parseRoles reads the names of roles; none gives 0.
-func parseRoles(names []string) (roles levee.Roles, err error) {
+func (s *Service) parseRoles(names []string) (roles levee.Roles, err error) {
 	for i, name := range names {
-		switch name {
-		case "customer":
-			roles |= levee.RoleCustomer
-		case "operator":
-			roles |= levee.RoleOperator
-		case "administrator":
-			roles |= levee.RoleAdministrator
-		default:
-			return 0, levee.Invalid(fmt.Sprintf("roles[%d]", i), "customer, operator or administrator", name)
+		role, ok := s.permits.Role(name)
+		if !ok {
+			return 0, levee.Invalid(fmt.Sprintf("roles[%d]", i), "one of "+strings.Join(s.permits.Names(s.permits.Known()), ", "), name)
 		}
+		roles |= role
 	}
 	return roles, nil
 }
@@ -30,7 +26,7 @@ func parseRoles(names []string) (roles levee.Roles, err error) {
 type userListRequest struct {
 	Name     string `query:"name" doc:"How the name begins, without case" maxLength:"40"`
 	Phone    string `query:"phone" doc:"The whole number" maxLength:"32"`
-	Role     string `query:"role" enum:"customer,operator,administrator"`
+	Role     string `query:"role" maxLength:"40" doc:"A role's name"`
 	Disabled string `query:"disabled" enum:"true,false"`
 	After    string `query:"after" doc:"The next of the page before" maxLength:"64"`
 	Limit    int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
@@ -66,7 +62,7 @@ type rolesRequest struct {
 	UserAgent string `header:"User-Agent" hidden:"true"`
 	ID        string `path:"id" doc:"Public id, usr_…" maxLength:"64"`
 	Body      struct {
-		Roles []string `json:"roles" doc:"All roles that the account has from now on" enum:"customer,operator,administrator" minItems:"1" maxItems:"3"`
+		Roles []string `json:"roles" doc:"All roles that the account has from now on" minItems:"1" maxItems:"32"`
 	}
 }
 
@@ -85,6 +81,9 @@ func (s *Service) adminRoutes(w *web.Server) {
 			Roles: levee.RoleAdministrator, Limit: limit.Write, BodyMax: 16 << 10, Errors: errs}
 		if method == "GET" {
 			r.Limit = limit.Read
+		}
+		if strings.HasPrefix(path, "/v1/users") {
+			r.Others = levee.AccountsOfOthers
 		}
 		return r
 	}
@@ -107,7 +106,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 		})
 	web.Add(w, inPerson(admin("PUT", "/v1/users/{id}/roles", "setRoles", "Give an account other roles; they act at once", 200, 404, 409)),
 		func(ctx context.Context, in *rolesRequest) (*userAnswer, error) {
-			roles, err := parseRoles(in.Body.Roles)
+			roles, err := s.parseRoles(in.Body.Roles)
 			if err != nil {
 				return nil, inBody(err)
 			}
@@ -157,7 +156,7 @@ func (s *Service) handleListUsers(ctx context.Context, in *userListRequest) (*us
 		return nil, err
 	}
 	if in.Role != "" {
-		if f.Roles, err = parseRoles([]string{in.Role}); err != nil {
+		if f.Roles, err = s.parseRoles([]string{in.Role}); err != nil {
 			return nil, err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/permit"
 	"levee/internal/token"
 	"levee/internal/trail"
 )
@@ -141,6 +142,8 @@ type Deps struct {
 	Tokens *token.Service
 	// PublicURL is where people reach the house's pages, for links to them.
 	PublicURL string
+	// Permits are the house's permissions. Nil: as the code says.
+	Permits *permit.Table
 }
 
 // Service is the room. Its methods may be called from any number of goroutines.
@@ -167,6 +170,7 @@ type Service struct {
 	publicURL string
 	// scopeFault says what is wrong with a word of a scope; Routes sets it, who knows the operations.
 	scopeFault func(word string, roles levee.Roles) string
+	permits    *permit.Table
 }
 
 // New builds the room. It panics on a Config that Validate refuses: app checks it before.
@@ -186,6 +190,9 @@ func New(d Deps) *Service {
 		tokens:  token.NewCache[verified](cfg.TokenCache),
 		cookies: token.NewCache[verified](cfg.TokenCache),
 		live:    newRegistry(d.Obs.Clock),
+	}
+	if s.permits = d.Permits; s.permits == nil {
+		s.permits = permit.New()
 	}
 	m.watch(d.Obs.Metrics, s)
 	return s
@@ -265,16 +272,29 @@ type Grant struct {
 	Cookie        obs.Secret
 }
 
-// require returns the context's actor when he has one of the roles; CodeUnauthenticated for visitors, CodeForbidden for
-// others. The web part has checked the same before; here it holds for callers inside the process too.
-func require(a levee.Actor, wanted levee.Roles) error {
+// require is nil when the actor has the ability; CodeUnauthenticated for visitors, CodeForbidden for others.
+func require(a levee.Actor, wanted levee.Ability) error {
 	if !a.SignedIn() {
 		return levee.E(levee.CodeUnauthenticated, "sign in first")
 	}
-	if !a.Roles.Has(wanted) {
-		return levee.E(levee.CodeForbidden, "this needs another role")
+	if !a.May(wanted) {
+		return levee.E(levee.CodeForbidden, "this needs a role that has %s", wanted)
 	}
 	return nil
+}
+
+// mayGive is nil when the actor may everything that the roles may: nobody gives, or takes hold of, more than he has. Else CodeForbidden.
+func (s *Service) mayGive(a levee.Actor, roles levee.Roles) error {
+	if !s.permits.Covers(a.Roles, roles) {
+		return levee.E(levee.CodeForbidden, "%s may more than you", strings.Join(s.permits.Names(roles), " with "))
+	}
+	return nil
+}
+
+// actor is who a verified credential stands for, with what his session's state says.
+func (s *Service) actor(v *verified, bits uint64) levee.Actor {
+	roles := levee.Roles(bits >> rolesShift)
+	return levee.Actor{User: v.user, Session: v.session, Roles: roles, Abilities: s.permits.Abilities(roles), Rehearsal: v.rehearsal, Scope: v.scope}
 }
 
 // requireAccount returns an error unless the actor is a person with an account: not a visitor, not an invented buyer.

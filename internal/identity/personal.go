@@ -127,5 +127,5 @@ func (s *Service) verifyPersonal(text string) (levee.Actor, error) {
 	s.saw(state, s.now().UnixMicro())
 	v := verified{user: row.User, session: id, generation: s.keys.Generation(), scope: levee.NewScope(scopes), state: state}
 	s.remember(s.tokens, text, min(until, row.ExpiresAt.UnixMicro()), v)
-	return v.actor(bits), nil
+	return s.actor(&v, bits), nil
 }

@@ -104,7 +104,7 @@ func (s *Service) noteSignIn(ctx context.Context, in SignIn, row userRow, err er
 	if row.ID != 0 {
 		act.Kind, act.Subject = levee.KindUser, int64(row.ID)
 	}
-	s.trail.Note(ctx, act, row.Roles.Has(levee.RoleOperator|levee.RoleAdministrator))
+	s.trail.Note(ctx, act, row.Roles.Staff())
 }
 
 func wrongPassword() error {
@@ -336,7 +336,7 @@ func (s *Service) AuthenticateCookie(ctx context.Context, value string) (levee.A
 		switch bits := e.Value.state.bits.Load(); bits & stateMask {
 		case stateOpen:
 			s.saw(e.Value.state, now)
-			return e.Value.actor(bits), nil
+			return s.actor(&e.Value, bits), nil
 		case stateEnded:
 			return levee.Actor{}, endedSession()
 		}
@@ -376,7 +376,7 @@ func (s *Service) verifyCookie(ctx context.Context, value string, now int64) (ac
 	s.saw(state, now)
 	v := verified{user: row.User, session: row.ID, state: state}
 	s.remember(s.cookies, value, min(until, row.ExpiresAt.UnixMicro()), v)
-	return v.actor(bits), nil
+	return s.actor(&v, bits), nil
 }
 
 // SignOut ends the context's actor's own session.
@@ -391,7 +391,7 @@ func (s *Service) SignOut(ctx context.Context) (err error) {
 		return err
 	})
 	if err == nil {
-		s.trail.Note(ctx, trail.Act{Action: "session.ended", Kind: levee.KindUser, Subject: int64(actor.User)}, actor.Roles.Has(levee.RoleOperator|levee.RoleAdministrator))
+		s.trail.Note(ctx, trail.Act{Action: "session.ended", Kind: levee.KindUser, Subject: int64(actor.User)}, actor.Roles.Staff())
 	}
 	return err
 }
@@ -503,7 +503,7 @@ func (s *Service) EndSessionsOf(ctx context.Context, user levee.UserID, from Ori
 
 // administers returns an error unless the context's actor is an administrator and the account is there.
 func (s *Service) administers(ctx context.Context, user levee.UserID) error {
-	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+	if err := require(levee.ActorFrom(ctx), levee.AccountsOfOthers); err != nil {
 		return err
 	}
 	_, err := readUser(db.Primary(ctx), s.db.QueryRow, user)

@@ -179,25 +179,40 @@ func updatePassword(ctx context.Context, tx *db.Tx, id levee.UserID, old, hash s
 	return n == 1, err
 }
 
-// rolesWith lists every set of roles that has any of the given ones, so that a search by role can use an index.
-func rolesWith(wanted levee.Roles) []any {
-	var sets []any
-	for set := levee.Roles(0); set <= allRoles; set++ {
-		if set.Has(wanted) {
-			sets = append(sets, int64(set))
+// rolesWith lists the sets of roles in use that have any of the given ones, so that a search by role can use an index. It takes one look at
+// the index per set in use.
+func rolesWith(ctx context.Context, q query, wanted levee.Roles) (sets []any, err error) {
+	for last := int64(-1); ; {
+		next, err := scanIDs(q(ctx, `SELECT roles FROM identity_user WHERE roles > ? ORDER BY roles LIMIT 1`, last))
+		if err != nil || len(next) == 0 {
+			return sets, err
+		}
+		if last = next[0]; levee.Roles(last).Has(wanted) {
+			sets = append(sets, last)
 		}
 	}
-	return sets
 }
 
 // places returns n question marks with commas.
 func places(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
 
+// holders returns how many accounts have any of the roles, up to two; those that are disabled only when they are asked for too.
+func holders(ctx context.Context, q query, roles levee.Roles, disabledToo bool) (n int, err error) {
+	sets, err := rolesWith(ctx, q, roles)
+	if err != nil || len(sets) == 0 {
+		return 0, err
+	}
+	open := "disabled = 0 AND "
+	if disabledToo {
+		open = ""
+	}
+	ids, err := scanIDs(q(ctx, `SELECT id FROM identity_user WHERE `+open+`roles IN (`+places(len(sets))+`) LIMIT 2`, sets...))
+	return len(ids), err
+}
+
 // countAdministrators returns how many accounts can administrate, up to two.
 func countAdministrators(ctx context.Context, q query) (n int, err error) {
-	sets := rolesWith(levee.RoleAdministrator)
-	ids, err := scanIDs(q(ctx, `SELECT id FROM identity_user WHERE disabled = 0 AND roles IN (`+places(len(sets))+`) LIMIT 2`, sets...))
-	return len(ids), err
+	return holders(ctx, q, levee.RoleAdministrator, false)
 }
 
 // scanIDs reads the one column of all rows.
@@ -231,7 +246,10 @@ func listUsers(ctx context.Context, q query, f UserFilter) ([]User, error) {
 		and("u.phone = ?", f.Phone)
 	}
 	if f.Roles != 0 {
-		sets := rolesWith(f.Roles)
+		sets, err := rolesWith(ctx, q, f.Roles)
+		if err != nil || len(sets) == 0 {
+			return nil, err
+		}
 		and("u.roles IN ("+places(len(sets))+")", sets...)
 	}
 	if f.Disabled != nil {

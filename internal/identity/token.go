@@ -28,10 +28,6 @@ type verified struct {
 	state      *live
 }
 
-func (v *verified) actor(bits uint64) levee.Actor {
-	return levee.Actor{User: v.user, Session: v.session, Roles: levee.Roles(bits >> rolesShift), Rehearsal: v.rehearsal, Scope: v.scope}
-}
-
 // remember puts a credential into a cache. The caller's string may be a piece of a whole request's headers, which the cache must not keep.
 func (s *Service) remember(c *token.Cache[verified], credential string, expires int64, v verified) {
 	c.Put(&token.Entry[verified]{Credential: strings.Clone(credential), Expires: expires, Value: v}, s.now().UnixMicro())
@@ -83,7 +79,7 @@ func (s *Service) AuthenticateToken(text string) (levee.Actor, error) {
 			if v.scope != nil {
 				s.saw(v.state, now)
 			}
-			return v.actor(bits), nil
+			return s.actor(v, bits), nil
 		case stateEnded:
 			return levee.Actor{}, endedSession()
 		}
@@ -130,7 +126,7 @@ func (s *Service) verifyToken(text string) (actor levee.Actor, err error) {
 		return levee.Actor{}, endedSession()
 	}
 	s.remember(s.tokens, text, c.Expires.UnixMicro(), v)
-	return v.actor(bits), nil
+	return s.actor(&v, bits), nil
 }
 
 func resultOf(err error) string {

@@ -172,7 +172,7 @@ func TestRestartKeepsSessions(t *testing.T) {
 	for _, g := range grants {
 		a, err := h.authenticate(g)
 		h.wantCode(err, "")
-		if want := (levee.Actor{User: g.User.ID, Session: g.Session.ID, Roles: levee.RoleCustomer}); a != want {
+		if want := (levee.Actor{User: g.User.ID, Session: g.Session.ID, Roles: levee.RoleCustomer, Abilities: 1}); a != want {
 			t.Errorf("got %+v, want %+v", a, want)
 		}
 	}
@@ -196,7 +196,7 @@ func TestRehearsalTokens(t *testing.T) {
 		for u, token := range seen {
 			a, err := h.AuthenticateToken(token)
 			h.wantCode(err, want)
-			if err == nil && a != (levee.Actor{User: u, Roles: levee.RoleCustomer, Rehearsal: true}) {
+			if err == nil && a != (levee.Actor{User: u, Roles: levee.RoleCustomer, Abilities: 1, Rehearsal: true}) {
 				t.Fatalf("got %+v", a)
 			}
 		}
@@ -206,7 +206,7 @@ func TestRehearsalTokens(t *testing.T) {
 	check("")
 	var invented context.Context
 	for u := range seen {
-		invented = levee.WithActor(ctx, levee.Actor{User: u, Roles: levee.RoleCustomer, Rehearsal: true})
+		invented = levee.WithActor(ctx, levee.Actor{User: u, Roles: levee.RoleCustomer, Abilities: 1, Rehearsal: true})
 	}
 	_, err := h.ChangePassword(invented, "x", "y", Origin{})
 	h.wantCode(err, levee.CodeForbidden)

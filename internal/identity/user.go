@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -28,7 +29,7 @@ type NewUser struct {
 	Name     string
 	Phone    string
 	Password obs.Secret
-	// Roles: for Create only; 0 means customer.
+	// Roles: for Create only; 0 means customer. The house's permissions know which there are.
 	Roles levee.Roles
 }
 
@@ -55,22 +56,23 @@ func (s *Service) SignUp(ctx context.Context, in NewUser, from Origin) (u User, 
 	return s.create(ctx, in, from, "user.signed_up", false)
 }
 
-// Create makes an account with roles, for an administrator; else CodeForbidden. Otherwise as SignUp, without its limit.
+// Create makes an account with roles, for who may (levee.AccountsCreate) and has what they give; else CodeForbidden. Otherwise as SignUp, without its limit.
 func (s *Service) Create(ctx context.Context, in NewUser, from Origin) (u User, err error) {
 	defer levee.Wrap(&err, "identity.Create")
-	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+	actor := levee.ActorFrom(ctx)
+	if err := require(actor, levee.AccountsCreate); err != nil {
 		return User{}, err
 	}
 	set(&in.Roles, levee.RoleCustomer)
-	if err := checkRoles(in.Roles); err != nil {
+	if err := cmp.Or(s.checkRoles(in.Roles), s.mayGive(actor, in.Roles)); err != nil {
 		return User{}, err
 	}
 	return s.create(ctx, in, from, "user.created", true)
 }
 
-func checkRoles(r levee.Roles) error {
-	if r == 0 || r&^allRoles != 0 {
-		return levee.Invalid("roles", "some of "+strings.Join(allRoles.Names(), ", "), fmt.Sprint(r.Names()))
+func (s *Service) checkRoles(r levee.Roles) error {
+	if known := s.permits.Known(); r == 0 || r&^known != 0 {
+		return levee.Invalid("roles", "some of "+strings.Join(s.permits.Names(known), ", "), fmt.Sprint(r.Names()))
 	}
 	return nil
 }
@@ -121,7 +123,7 @@ func (s *Service) create(ctx context.Context, in NewUser, from Origin, action st
 		if err := insertUser(ctx, tx, u, key, hash); err != nil {
 			return err
 		}
-		after := map[string]any{"name": u.Name, "phone": handle.Mask(u.Phone), "roles": u.Roles.Names()}
+		after := map[string]any{"name": u.Name, "phone": handle.Mask(u.Phone), "roles": s.permits.Names(u.Roles)}
 		if err := s.recordTx(ctx, tx, trail.Act{Action: action, Kind: levee.KindUser, Subject: id, After: after}, from); err != nil {
 			return err
 		}
@@ -133,11 +135,10 @@ func (s *Service) create(ctx context.Context, in NewUser, from Origin, action st
 	return u, nil
 }
 
-// ByID returns an account: to its owner, and to operators and administrators; to others CodeNotFound.
+// ByID returns an account: to its owner, and to who reaches other people's; to others CodeNotFound.
 func (s *Service) ByID(ctx context.Context, id levee.UserID) (u User, err error) {
 	defer levee.Wrap(&err, "identity.ByID(%d)", id)
-	actor := levee.ActorFrom(ctx)
-	if actor.User != id && !actor.Roles.Has(levee.RoleOperator|levee.RoleAdministrator) {
+	if !levee.ActorFrom(ctx).Reaches(id, levee.AccountsOfOthers) {
 		return User{}, levee.E(levee.CodeNotFound, "there is no such user")
 	}
 	row, err := readUser(ctx, s.db.QueryRow, id)
@@ -147,7 +148,7 @@ func (s *Service) ByID(ctx context.Context, id levee.UserID) (u User, err error)
 // List returns accounts, newest first, and whether there are more. For administrators; else CodeForbidden.
 func (s *Service) List(ctx context.Context, f UserFilter) (list []User, more bool, err error) {
 	defer levee.Wrap(&err, "identity.List")
-	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+	if err := require(levee.ActorFrom(ctx), levee.AccountsOfOthers); err != nil {
 		return nil, false, err
 	}
 	if utf8.RuneCountInString(f.Name) > handle.MaxName {
@@ -192,95 +193,100 @@ func (s *Service) Enable(ctx context.Context, id levee.UserID, from Origin) (u U
 	})
 }
 
-// SetRoles gives an account other roles; they act from its next call on, without a new sign-in. For administrators; else
-// CodeForbidden. CodeInvalid without any role; CodeConflict when no administrator would be left, and for oneself.
+// SetRoles gives an account other roles; they act from its next call on, without a new sign-in. For who reaches the account and
+// has what it has and gets; else CodeForbidden. CodeInvalid without any role; CodeConflict when no administrator would be left, and for oneself.
 func (s *Service) SetRoles(ctx context.Context, id levee.UserID, roles levee.Roles, from Origin) (u User, err error) {
 	defer levee.Wrap(&err, "identity.SetRoles(%d, %v)", id, roles.Names())
-	if err := checkRoles(roles); err != nil {
+	if err := s.checkRoles(roles); err != nil {
 		return User{}, err
 	}
-	return s.change(ctx, id, from, "user.roles_changed", func(u *User) bool {
-		if u.Roles == roles {
-			return false
-		}
-		u.Roles = roles
-		return true
+	err = s.db.Tx(ctx, "identity.change", func(ctx context.Context, tx *db.Tx) error {
+		u, err = s.SetRolesTx(ctx, tx, id, roles, from)
+		return err
 	})
+	return u, err
 }
 
 // change alters one account by an administrator's act: the row, its sessions, the trail and the event commit together, and
 // what processes hold in memory follows right after the commit.
-func (s *Service) change(ctx context.Context, id levee.UserID, from Origin, action string, alter func(u *User) bool) (User, error) {
+func (s *Service) change(ctx context.Context, id levee.UserID, from Origin, action string, alter func(u *User) bool) (changed User, err error) {
+	err = s.db.Tx(ctx, "identity.change", func(ctx context.Context, tx *db.Tx) error {
+		changed, err = s.changeTx(ctx, tx, id, from, action, alter)
+		return err
+	})
+	return changed, err
+}
+
+func (s *Service) changeTx(ctx context.Context, tx *db.Tx, id levee.UserID, from Origin, action string, alter func(u *User) bool) (changed User, err error) {
 	actor := levee.ActorFrom(ctx)
-	if err := require(actor, levee.RoleAdministrator); err != nil {
+	if err := require(actor, levee.AccountsOfOthers); err != nil {
 		return User{}, err
 	}
-	var changed User
-	err := s.db.Tx(ctx, "identity.change", func(ctx context.Context, tx *db.Tx) error {
-		row, err := readUser(ctx, tx.QueryRow, id)
+	row, err := readUser(ctx, tx.QueryRow, id)
+	if err != nil {
+		return User{}, err
+	}
+	before := row.User
+	if changed = row.User; !alter(&changed) {
+		return changed, nil
+	}
+	if err := s.mayGive(actor, before.Roles|changed.Roles); err != nil {
+		return User{}, err
+	}
+	if wasAdministrator, is := administrates(before), administrates(changed); wasAdministrator && !is {
+		if actor.User == id {
+			return User{}, levee.E(levee.CodeConflict, "ask another administrator: nobody takes this away from himself")
+		}
+		n, err := countAdministrators(ctx, tx.Query)
 		if err != nil {
-			return err
+			return User{}, err
 		}
-		before := row.User
-		changed = row.User
-		if !alter(&changed) {
-			return nil
+		if n < 2 {
+			return User{}, levee.E(levee.CodeConflict, "this is the last administrator")
 		}
-		if wasAdministrator, is := administrates(before), administrates(changed); wasAdministrator && !is {
-			if actor.User == id {
-				return levee.E(levee.CodeConflict, "ask another administrator: nobody takes this away from himself")
-			}
-			n, err := countAdministrators(ctx, tx.Query)
-			if err != nil {
-				return err
-			}
-			if n < 2 {
-				return levee.E(levee.CodeConflict, "this is the last administrator")
-			}
-		} else if actor.User == id && changed.Disabled {
-			return levee.E(levee.CodeConflict, "nobody disables himself")
+	} else if actor.User == id && changed.Disabled {
+		return User{}, levee.E(levee.CodeConflict, "nobody disables himself")
+	}
+	now := s.now()
+	if err := updateUser(ctx, tx, &changed, now); err != nil {
+		return User{}, err
+	}
+	sessions, err := unendedSessions(ctx, tx.Query, id)
+	if err != nil {
+		return User{}, err
+	}
+	if changed.Disabled {
+		// The account itself stands in the registry for its foreign tokens.
+		if _, err := s.endTx(ctx, tx, append(sessions, int64(id)), action); err != nil {
+			return User{}, err
 		}
-		now := s.now()
-		if err := updateUser(ctx, tx, &changed, now); err != nil {
-			return err
-		}
-		sessions, err := unendedSessions(ctx, tx.Query, id)
-		if err != nil {
-			return err
-		}
-		if changed.Disabled {
-			// The account itself stands in the registry for its foreign tokens.
-			if _, err := s.endTx(ctx, tx, append(sessions, int64(id)), action); err != nil {
-				return err
-			}
-		} else {
-			roles, version := changed.Roles, changed.Version
-			tx.AfterCommit(func() {
-				s.live.setRoles(roles, version, sessions...)
-				s.live.forget(int64(id))
-			})
-		}
-		act := trail.Act{Action: action, Kind: levee.KindUser, Subject: int64(id), Before: auditUser(before), After: auditUser(changed)}
-		if err := s.recordTx(ctx, tx, act, from); err != nil {
-			return err
-		}
-		switch {
-		case changed.Disabled && !before.Disabled:
-			return s.events.Emit(ctx, tx, UserDisabled{User: id})
-		case before.Disabled && !changed.Disabled:
-			return s.events.Emit(ctx, tx, UserEnabled{User: id})
-		default:
-			return s.events.Emit(ctx, tx, RolesChanged{User: id, Before: before.Roles, After: changed.Roles})
-		}
-	})
+	} else {
+		roles, version := changed.Roles, changed.Version
+		tx.AfterCommit(func() {
+			s.live.setRoles(roles, version, sessions...)
+			s.live.forget(int64(id))
+		})
+	}
+	act := trail.Act{Action: action, Kind: levee.KindUser, Subject: int64(id), Before: s.auditUser(before), After: s.auditUser(changed)}
+	if err := s.recordTx(ctx, tx, act, from); err != nil {
+		return User{}, err
+	}
+	switch {
+	case changed.Disabled && !before.Disabled:
+		err = s.events.Emit(ctx, tx, UserDisabled{User: id})
+	case before.Disabled && !changed.Disabled:
+		err = s.events.Emit(ctx, tx, UserEnabled{User: id})
+	default:
+		err = s.events.Emit(ctx, tx, RolesChanged{User: id, Before: before.Roles, After: changed.Roles})
+	}
 	return changed, err
 }
 
 func administrates(u User) bool { return !u.Disabled && u.Roles.Has(levee.RoleAdministrator) }
 
 // auditUser is what the trail shows of an account: only what an administrator can change.
-func auditUser(u User) map[string]any {
-	return map[string]any{"roles": u.Roles.Names(), "disabled": u.Disabled, "reason": u.DisabledReason}
+func (s *Service) auditUser(u User) map[string]any {
+	return map[string]any{"roles": s.permits.Names(u.Roles), "disabled": u.Disabled, "reason": u.DisabledReason}
 }
 
 // ChangePassword gives the context's actor a new password and ends his other sessions; it returns how many. CodeInvalid names
@@ -324,14 +330,14 @@ func (s *Service) ChangePassword(ctx context.Context, current, next obs.Secret, 
 // administrator who he is; else CodeForbidden.
 func (s *Service) SetPassword(ctx context.Context, id levee.UserID, next obs.Secret, from Origin) (err error) {
 	defer levee.Wrap(&err, "identity.SetPassword(%d)", id)
-	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+	if err := require(levee.ActorFrom(ctx), levee.AccountsOfOthers); err != nil {
 		return err
 	}
 	row, err := readUser(db.Primary(ctx), s.db.QueryRow, id)
 	if err != nil {
 		return err
 	}
-	if err := handle.NewPassword("password", next.Reveal(), row.Name, row.Phone); err != nil {
+	if err := cmp.Or(s.mayGive(levee.ActorFrom(ctx), row.Roles), handle.NewPassword("password", next.Reveal(), row.Name, row.Phone)); err != nil {
 		return err
 	}
 	_, err = s.setPassword(ctx, row, next, 0, "user.password_set", from)
@@ -345,7 +351,7 @@ const resetFor = time.Hour
 // once, until expires; an earlier one is good no more. For administrators; else CodeForbidden. CodeConflict for an account that is disabled or has no password.
 func (s *Service) CreatePasswordReset(ctx context.Context, id levee.UserID, from Origin) (text obs.Secret, expires time.Time, err error) {
 	defer levee.Wrap(&err, "identity.CreatePasswordReset(%d)", id)
-	if err := require(levee.ActorFrom(ctx), levee.RoleAdministrator); err != nil {
+	if err := require(levee.ActorFrom(ctx), levee.AccountsOfOthers); err != nil {
 		return "", time.Time{}, err
 	}
 	err = s.db.Tx(ctx, "identity.create_reset", func(ctx context.Context, tx *db.Tx) error {
@@ -423,4 +429,30 @@ func (s *Service) setPassword(ctx context.Context, row userRow, next obs.Secret,
 		return s.recordTx(ctx, tx, act, from)
 	})
 	return ended, err
+}
+
+// HeldTx reports whether any account, also a disabled one, has one of the roles, within the caller's transaction. It asks for no right.
+func (s *Service) HeldTx(ctx context.Context, tx *db.Tx, roles levee.Roles) (bool, error) {
+	n, err := holders(ctx, tx.Query, roles, true)
+	return n > 0, err
+}
+
+// FindTx returns the account of a number, or of a name in any case when the number is 0, within the caller's transaction; CodeNotFound. It
+// asks for no right.
+func (s *Service) FindTx(ctx context.Context, tx *db.Tx, id levee.UserID, name string) (User, error) {
+	if id != 0 {
+		row, err := readUser(ctx, tx.QueryRow, id)
+		return row.User, err
+	}
+	row, err := readUserByLogin(ctx, tx.QueryRow, handle.Fold(name), "")
+	return row.User, err
+}
+
+// SetRolesTx is SetRoles within the caller's transaction. Roles that are made in it may be among them.
+func (s *Service) SetRolesTx(ctx context.Context, tx *db.Tx, id levee.UserID, roles levee.Roles, from Origin) (u User, err error) {
+	return s.changeTx(ctx, tx, id, from, "user.roles_changed", func(u *User) bool {
+		changed := u.Roles != roles
+		u.Roles = roles
+		return changed
+	})
 }

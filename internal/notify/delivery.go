@@ -55,7 +55,7 @@ type Attempt struct {
 // may hold fewer than asked for, even none, and still have a next one. For operators (CodeForbidden). CodeNotFound.
 func (s *Service) Deliveries(ctx context.Context, id levee.WebhookID, state string, p levee.Page) (list []Delivery, next int64, err error) {
 	defer levee.Wrap(&err, "notify.Deliveries(%d)", id)
-	if err := operatorOnly(ctx); err != nil {
+	if err := somebody(ctx); err != nil {
 		return nil, 0, err
 	}
 	if _, err := readWebhook(ctx, s.db.Query, id); err != nil {
@@ -81,7 +81,7 @@ func (s *Service) Deliveries(ctx context.Context, id levee.WebhookID, state stri
 // CodeNotFound.
 func (s *Service) Delivery(ctx context.Context, id levee.DeliveryID) (d Delivery, body []byte, attempts []Attempt, err error) {
 	defer levee.Wrap(&err, "notify.Delivery(%d)", id)
-	if err := operatorOnly(ctx); err != nil {
+	if err := somebody(ctx); err != nil {
 		return d, nil, nil, err
 	}
 	if d, err = readDelivery(ctx, s.db.Query, id); err != nil {
@@ -102,7 +102,7 @@ func (s *Service) Delivery(ctx context.Context, id levee.DeliveryID) (d Delivery
 // switched off.
 func (s *Service) Replay(ctx context.Context, id levee.DeliveryID) (d Delivery, err error) {
 	defer levee.Wrap(&err, "notify.Replay(%d)", id)
-	if err := operatorOnly(ctx); err != nil {
+	if err := somebody(ctx); err != nil {
 		return d, err
 	}
 	err = s.db.Tx(ctx, "notify.replay", func(ctx context.Context, tx *db.Tx) error {
@@ -160,7 +160,7 @@ const replayChunk = 250
 // CodeNotFound; CodeConflict for a webhook that is switched off.
 func (s *Service) ReplaySince(ctx context.Context, id levee.WebhookID, from, to time.Time) (n int, more bool, err error) {
 	defer levee.Wrap(&err, "notify.ReplaySince(%d)", id)
-	if err := operatorOnly(ctx); err != nil {
+	if err := somebody(ctx); err != nil {
 		return 0, false, err
 	}
 	if to.IsZero() {

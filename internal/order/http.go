@@ -24,18 +24,18 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary:     "My orders; for operators all orders",
 		Description: "Newest first. A page may hold fewer orders than asked for and still have a next one: go on until next is missing.",
 		Roles:       everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404, 422}}, s.getOrders)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}", ID: "getOrder", Tag: "orders", Summary: "One order",
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}", ID: "getOrder", Others: levee.OrdersOfOthers, Tag: "orders", Summary: "One order",
 		Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getOrder)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/timeline", ID: "getOrderTimeline", Tag: "orders",
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/timeline", ID: "getOrderTimeline", Others: levee.OrdersOfOthers, Tag: "orders",
 		Summary: "What happened to an order",
 		Roles:   everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getTimeline)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/cancellation", ID: "cancelOrder", Tag: "orders",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/cancellation", ID: "cancelOrder", Others: levee.OrdersOfOthers, Tag: "orders",
 		Summary: "Give an unpaid order up",
 		Roles:   everybody, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 404, 409, 422}}, s.postCancellation)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/shipment", ID: "shipOrder", Tag: "orders",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/shipment", ID: "shipOrder", Others: levee.OrdersOfOthers, Tag: "orders",
 		Summary: "Hand a paid order to a carrier",
 		Roles:   operators, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postShipment)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/completion", ID: "completeOrder", Tag: "orders",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/completion", ID: "completeOrder", Others: levee.OrdersOfOthers, Tag: "orders",
 		Summary: "Record that an order was delivered",
 		Roles:   operators, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409}}, s.postCompletion)
 }

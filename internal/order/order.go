@@ -303,12 +303,9 @@ func (s *Service) Timeline(ctx context.Context, actor levee.Actor, id levee.Orde
 	return append([]Entry{{To: StateCreated, Actor: o.Buyer, Reason: o.Source, At: o.CreatedAt}}, steps...), nil
 }
 
-func isOperator(a levee.Actor) bool {
-	return a.Roles.Has(levee.RoleOperator | levee.RoleAdministrator)
-}
+// isOperator reports whether the actor deals with everybody's orders.
+func isOperator(a levee.Actor) bool { return a.May(levee.OrdersOfOthers) }
 
-func maySee(a levee.Actor, o Order) bool {
-	return isOperator(a) || (a.SignedIn() && a.User == o.Buyer)
-}
+func maySee(a levee.Actor, o Order) bool { return a.Reaches(o.Buyer, levee.OrdersOfOthers) }
 
 func notFound() error { return levee.E(levee.CodeNotFound, "there is no such order") }

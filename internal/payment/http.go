@@ -20,17 +20,17 @@ const (
 
 // Routes adds the room's operations.
 func (s *Service) Routes(srv *web.Server) {
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/payments", ID: "startPayment", Tag: "payments",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/payments", ID: "startPayment", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "Begin to pay an order", Description: "Send the payer to redirect_url. What he does there arrives by itself; the order shows it.",
 		Roles: everybody, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 410, 422, 503}}, s.postPayment)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/payments", ID: "listPayments", Tag: "payments",
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/payments", ID: "listPayments", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "An order's payments", Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getPayments)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/refund", ID: "refundOrder", Tag: "payments",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/refund", ID: "refundOrder", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "Give an order's money back", Description: "The order is refunding until the provider confirms.",
 		Roles: operators, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postOrderRefund)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/payments/{id}", ID: "getPayment", Tag: "payments", Summary: "One payment",
+	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/payments/{id}", ID: "getPayment", Others: levee.OrdersOfOthers, Tag: "payments", Summary: "One payment",
 		Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getPayment)
-	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/payments/{id}/refund", ID: "refundPayment", Tag: "payments",
+	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/payments/{id}/refund", ID: "refundPayment", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "Give one payment's money back", Description: "For money whose return the provider refused before; otherwise refund the order.",
 		Roles: operators, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postPaymentRefund)
 	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/payment-notifications/{provider}", ID: "notifyPayment", Tag: "payments",

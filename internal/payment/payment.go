@@ -245,7 +245,7 @@ func (s *Service) ByID(ctx context.Context, actor levee.Actor, id levee.PaymentI
 	if err != nil {
 		return Attempt{}, nil, err
 	}
-	if !isOperator(actor) && (!actor.SignedIn() || actor.User != a.Buyer) {
+	if !actor.Reaches(a.Buyer, levee.OrdersOfOthers) {
 		return Attempt{}, nil, notFound()
 	}
 	refunds, err := refundsOf(db.Primary(ctx), s.db.Query, id)
@@ -261,7 +261,8 @@ func (s *Service) ByOrder(ctx context.Context, actor levee.Actor, id levee.Order
 	return attemptsOf(db.Primary(ctx), s.db.Query, id)
 }
 
-func isOperator(a levee.Actor) bool { return a.Roles.Has(levee.RoleOperator | levee.RoleAdministrator) }
+// isOperator reports whether the actor deals with everybody's payments.
+func isOperator(a levee.Actor) bool { return a.May(levee.OrdersOfOthers) }
 
 func notFound() error { return levee.E(levee.CodeNotFound, "there is no such payment") }
 

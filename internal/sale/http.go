@@ -34,12 +34,12 @@ func (s *Service) Routes(srv *web.Server) {
 			"409 sold_out, limit_reached, paused, not_open or draw_only; 410 ended. A refusal takes nothing and may be tried again with the same key."},
 		http.HandlerFunc(s.purchase), web.RawDoc{Request: wishBody{}, Responses: map[int]any{201: ticketView{}, 202: ticketView{}},
 			Headers: map[string]string{"Levee-Admission": "The admission token", "Prefer": "respond-async: answer 202 at once"}})
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/reservations/{reservation}", ID: "getReservation", Tag: tag, Roles: buyers, Limit: limit.Poll,
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/reservations/{reservation}", ID: "getReservation", Others: levee.OrdersOfOthers, Tag: tag, Roles: buyers, Limit: limit.Poll,
 		Summary: "Ask what became of a reservation"}, s.getReservation)
-	srv.Raw(web.Route{Method: "GET", Path: "/v1/reservations/{reservation}/events", ID: "watchReservation", Tag: tag, Roles: buyers, Timeout: -1, Quiet: true,
+	srv.Raw(web.Route{Method: "GET", Path: "/v1/reservations/{reservation}/events", ID: "watchReservation", Others: levee.OrdersOfOthers, Tag: tag, Roles: buyers, Timeout: -1, Quiet: true,
 		Summary: "Wait for a reservation's result (server-sent events)"}, http.HandlerFunc(s.watchReservation),
 		web.RawDoc{Produces: []string{"text/event-stream"}, Responses: map[int]any{200: nil}})
-	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/reservations/{reservation}", ID: "giveUpReservation", Tag: tag, Roles: buyers, Status: 204,
+	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/reservations/{reservation}", ID: "giveUpReservation", Others: levee.OrdersOfOthers, Tag: tag, Roles: buyers, Status: 204,
 		Limit: limit.Write, Errors: []int{404, 409}, Summary: "Give an unpaid reservation up"}, s.deleteReservation)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/reservations/{reservation}/voids", ID: "voidReservation", Tag: tag, Roles: operators, Status: 204,
 		Limit: limit.Write, Errors: []int{404, 409}, Summary: "Void a buyer's unpaid reservation, with a reason"}, s.postVoid)
@@ -141,7 +141,7 @@ func (s *Service) View(ctx context.Context, v *Sale) SaleView {
 	if v.Admission.Room {
 		out.Links.Queue = self + "/admissions/events"
 	}
-	if levee.ActorFrom(ctx).Roles.Has(operators) {
+	if levee.ActorFrom(ctx).May(levee.SalesHidden) {
 		out.Operator = &saleDetails{State: string(v.State), Units: v.Units, ForcedSoldOut: v.ForcedSoldOut, Version: v.Version}
 	}
 	return out
@@ -181,7 +181,7 @@ func (s *Service) getSales(ctx context.Context, in *struct {
 		p.After = n
 	}
 	p = p.Normal()
-	list, err := s.sales(ctx, p, levee.ActorFrom(ctx).Roles.Has(operators), in.Live)
+	list, err := s.sales(ctx, p, levee.ActorFrom(ctx).May(levee.SalesHidden), in.Live)
 	if err != nil {
 		return nil, err
 	}

@@ -276,7 +276,7 @@ func (s *Service) Reservation(ctx context.Context, id levee.ReservationID, who l
 		}
 		return ReservationStatus{Reservation: Reservation{ID: id}, Place: "refused", Refusal: errPlaceLost}, nil
 	}
-	if r.Buyer != who.User && !who.Roles.Has(levee.RoleOperator|levee.RoleAdministrator) {
+	if !who.Reaches(r.Buyer, levee.OrdersOfOthers) {
 		return ReservationStatus{}, levee.E(levee.CodeNotFound, "there is no such reservation")
 	}
 	st := ReservationStatus{Reservation: r, Place: "ordered"}

@@ -15,12 +15,9 @@ type Line struct {
 }
 
 // Export gives the sealed entries after a place to see, in the order of the chain, with the head of each, and first tells the trail who
-// took it. It ends where the chain ended when it began. For administrators; else CodeForbidden. An error of see ends it and comes back.
+// took it. It ends where the chain ended when it began. An error of see ends it and comes back.
 func (s *Service) Export(ctx context.Context, after int64, see func(Line) error) (err error) {
 	defer levee.Wrap(&err, "trail.Export(%d)", after)
-	if err := administrator(ctx); err != nil {
-		return err
-	}
 	if err := s.Record(ctx, Act{Action: "audit.exported", After: map[string]int64{"after": after}}); err != nil {
 		return err
 	}

@@ -321,7 +321,7 @@ func (s *Service) Witness(ctx context.Context, o web.Outcome) {
 	act.Kind, act.Subject = s.openAny(o.Subject)
 	if o.Refused {
 		act.Action, act.Kind, act.Subject = "access.refused", 0, 0
-		s.Note(ctx, act, levee.ActorFrom(ctx).Roles.Has(levee.RoleOperator|levee.RoleAdministrator))
+		s.Note(ctx, act, levee.ActorFrom(ctx).Roles.Staff())
 		return
 	}
 	if err := s.Record(ctx, act); err != nil {

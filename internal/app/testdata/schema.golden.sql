@@ -1,3 +1,29 @@
+CREATE TABLE access_head (
+  id INTEGER NOT NULL PRIMARY KEY,
+  version BIGINT NOT NULL
+);
+
+CREATE TABLE access_resource (
+  name VARCHAR(190) NOT NULL PRIMARY KEY,
+  category VARCHAR(190) NOT NULL,
+  method VARCHAR(190) NOT NULL,
+  route VARCHAR(190) NOT NULL,
+  defaults BIGINT NOT NULL,
+  allowed BIGINT NOT NULL,
+  gone BIGINT NOT NULL,
+  changed_by BIGINT NOT NULL,
+  changed_at BIGINT NOT NULL
+);
+
+CREATE TABLE access_role (
+  bit_number INTEGER NOT NULL PRIMARY KEY,
+  name VARCHAR(190) NOT NULL,
+  label VARCHAR(190) NOT NULL,
+  retired_at BIGINT NOT NULL,
+  changed_by BIGINT NOT NULL,
+  changed_at BIGINT NOT NULL
+);
+
 CREATE TABLE admission_done (
   sale_id BIGINT NOT NULL,
   block INTEGER NOT NULL,

@@ -88,7 +88,7 @@ func (s *Server) links(a levee.Actor) linksBody {
 		{"status", "/readyz", "Whether it takes requests"},
 	}}
 	for _, r := range s.routes {
-		if r.Method == http.MethodGet && !r.Hidden && !strings.Contains(r.Path, "{") && r.Path != "/v1" && (r.Roles == 0 || a.Roles.Has(r.Roles)) {
+		if r.Method == http.MethodGet && !r.Hidden && !strings.Contains(r.Path, "{") && r.Path != "/v1" && s.permit(a, r) == nil {
 			b.Links = append(b.Links, link{r.ID, r.Path, r.Summary})
 		}
 	}
@@ -153,7 +153,7 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	WriteJSON(w, r, http.StatusOK, map[string]string{"status": "ready"})
 }
 
-// serveMetrics is for this machine, and for operators and administrators: numbers tell a competitor how a sale goes.
+// serveMetrics is for this machine, and for who has the ability: numbers tell a competitor how a sale goes.
 func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	c := callOf(r.Context())
 	if !c.local(r) {
@@ -161,8 +161,9 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 			WriteError(w, r, err)
 			return
 		}
-		if err := permit(c, levee.RoleOperator|levee.RoleAdministrator); err != nil {
-			WriteError(w, r, err)
+		if !c.actor.May(levee.MetricsRead) {
+			_, i, _ := s.parts.Permits.Find(levee.MetricsRead.String())
+			WriteError(w, r, s.refusal(c.actor, i))
 			return
 		}
 	}

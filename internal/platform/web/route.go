@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"levee/internal/platform/body"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/permit"
 )
 
 // apiVersion is the only version of the API there is. A caller may name it by the path, the header Api-Version, or a parameter
@@ -30,10 +32,13 @@ type Route struct {
 	// ID is the operation's name in the document and in clients made from it; unique.
 	ID                        string
 	Summary, Tag, Description string
-	// Roles that may use it, any of them. 0: anybody, also visitors.
+	// Roles that may use it, any of them, until an administrator says otherwise (Parts.Permits). 0: anybody, also visitors, always.
 	Roles levee.Roles
 	// InPerson keeps personal access tokens out, whatever their scope: for what only somebody who signed in may do.
 	InPerson bool
+	// Others is the ability that reaching a thing of somebody else takes, where the operation is about a thing that belongs to somebody. The
+	// room's rules ask for it; here it stands for who wants to know why he may not.
+	Others levee.Ability
 	// Status of the usual answer. Default 200, or 204 without a body.
 	Status int
 	// Limit that each request is charged to: by user or by address, as the limit says.
@@ -79,6 +84,7 @@ type RawDoc struct {
 type route struct {
 	Route
 	name     string // of logs and metrics: "POST /v1/orders"
+	permit   permit.Index
 	counted  routeMetrics
 	bodyMax  int64
 	timeout  time.Duration
@@ -177,6 +183,7 @@ func (s *Server) newRoute(r Route) *route {
 		rt.timeout = s.cfg.RequestTimeout
 	}
 	rt.counted = s.metrics.route(rt.name)
+	rt.permit = s.parts.Permits.Add(permit.Operation(cmp.Or(r.ID, rt.name), r.Tag, r.Method, r.Path, r.Summary, r.Roles, r.Others))
 	return rt
 }
 
@@ -234,7 +241,7 @@ func (s *Server) admit(c *call, r *http.Request) error {
 	if err := s.authenticate(c, r); err != nil {
 		return err
 	}
-	if err := permit(c, rt.Roles); err != nil {
+	if err := s.permit(c.actor, rt); err != nil {
 		return err
 	}
 	if err := inScope(c, rt); err != nil {
@@ -285,14 +292,19 @@ func (s *Server) authenticate(c *call, r *http.Request) error {
 	return nil
 }
 
-func permit(c *call, roles levee.Roles) error {
-	switch {
-	case roles == 0 || c.actor.Roles.Has(roles) && c.actor.SignedIn():
+func (s *Server) permit(a levee.Actor, rt *route) error {
+	if rt.Roles == 0 || a.SignedIn() && s.parts.Permits.May(rt.permit, a.Roles) {
 		return nil
-	case !c.actor.SignedIn():
+	}
+	return s.refusal(a, rt.permit)
+}
+
+// refusal tells somebody who may not use a resource what is missing.
+func (s *Server) refusal(a levee.Actor, i permit.Index) error {
+	if !a.SignedIn() {
 		return levee.E(levee.CodeUnauthenticated, "sign in first")
 	}
-	return levee.E(levee.CodeForbidden, "this is for %s", strings.Join(roles.Names(), " or "))
+	return levee.E(levee.CodeForbidden, "this is for %s", strings.Join(s.parts.Permits.Names(s.parts.Permits.Allowed(i)), " or "))
 }
 
 // inScope keeps a personal access token to the operations that it is for. Where visitors may ask it holds as well: an operation may do more for
@@ -320,7 +332,7 @@ func (s *Server) ScopeFault(word string, roles levee.Roles) string {
 		if !scope.Allows(rt.ID, rt.Tag, rt.reads()) {
 			continue
 		}
-		if known = true; !rt.InPerson && (rt.Roles == 0 || roles.Has(rt.Roles)) {
+		if known = true; !rt.InPerson && (rt.Roles == 0 || s.parts.Permits.May(rt.permit, roles)) {
 			return ""
 		}
 	}

@@ -5,6 +5,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -24,6 +25,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/permit"
 )
 
 // Config of the server. The zero value serves this machine alone, on port 8080.
@@ -83,6 +85,8 @@ type Parts struct {
 	// Witness is told of each request of somebody who is signed in that was refused as forbidden, and of each that operators or
 	// administrators alone may send, that may change something, succeeded here and that no room told of (Told). Nil: nobody is told.
 	Witness func(ctx context.Context, o Outcome)
+	// Permits says who may use which operation; the server adds its operations. Nil: as each Route says.
+	Permits *permit.Table
 	// Nodes is how requests reach the node that keeps what they are about. Without a Keeper every route is answered here.
 	Nodes Nodes
 	// Ready tells why this node should get no requests now. Nil: the database answers.
@@ -146,6 +150,9 @@ func New(cfg Config, p Parts) (_ *Server, err error) {
 	}
 	if cfg, err = cfg.normal(); err != nil {
 		return nil, err
+	}
+	if p.Permits == nil {
+		p.Permits = permit.New()
 	}
 	if p.Title == "" {
 		p.Title = "Levee"
@@ -323,7 +330,8 @@ func (s *Server) Routes() []string {
 	for _, r := range s.routes {
 		who := "anybody"
 		if r.Roles != 0 {
-			who = strings.Join(r.Roles.Names(), ",")
+			d, _, _ := s.parts.Permits.Find(cmp.Or(r.ID, r.name))
+			who = strings.Join(d.Default.Names(), ",")
 		}
 		lines = append(lines, fmt.Sprintf("%s %s %s %s", r.Method, r.Path, r.ID, who))
 	}

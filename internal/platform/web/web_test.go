@@ -759,7 +759,7 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 	if d := cmp.Diff([]string{
-		"DELETE /v1/wishes/{id} deleteWish customer,operator",
+		"DELETE /v1/wishes/{id} deleteWish customer,operator,administrator,product_administrator,order_administrator",
 		"GET /v1/wishes listWishes anybody",
 		"GET /v1/wishes/{id} getWish anybody",
 		"POST /v1/wishes createWish anybody",

@@ -37,7 +37,7 @@ const query = (values: Record<string, string | number | undefined>): string => {
 export async function whoAmI(): Promise<void> {
   try {
     const { data } = await api.GET('/v1/me')
-    session.user = data as unknown as Me
+    session.user = data as Me
     session.known = true
   } catch (e) {
     if (e instanceof Problem && e.status === 401) {
@@ -49,12 +49,13 @@ export async function whoAmI(): Promise<void> {
   }
 }
 
-/** Begins a session of the browser. It does not go through ask: a wrong password is not a session that ended. */
+/** Begins a session of the browser and asks what its owner may. It does not go through ask: a wrong password is not a session that ended. */
 export async function signIn(name: string, password: string): Promise<Me> {
   const phone = /^\+?[\d\s-]{6,}$/.test(name.trim())
   const body = phone ? { phone: name.trim(), password, cookie: true } : { name: name.trim(), password, cookie: true }
-  const { data } = await api.POST('/v1/sessions', { body })
-  return data!.user as Me
+  await api.POST('/v1/sessions', { body })
+  const { data } = await api.GET('/v1/me')
+  return data as Me
 }
 
 export async function signOut(): Promise<void> {
@@ -170,6 +171,23 @@ export const shipOrder = (id: string, body: S['OrderShipRequest'], key: string) 
   of(() => api.POST('/v1/orders/{id}/shipment', { params: { path: { id }, header: { 'Idempotency-Key': key } }, body }))
 export const completeOrder = (id: string, key: string) =>
   of(() => api.POST('/v1/orders/{id}/completion', { params: { path: { id }, header: { 'Idempotency-Key': key } } }))
+
+// ---- people, and what they may ----
+
+export type User = S['IdentityUserView']
+export type Role = S['AccessRoleView']
+export type Resource = S['AccessResourceView']
+export const listUsers = (q: { name?: string; role?: string; after?: string; limit?: number }) => of(() => api.GET('/v1/users', { params: { query: q } }))
+export const setRoles = (id: string, roles: string[]) => of(() => api.PUT('/v1/users/{id}/roles', { params: { path: { id } }, body: { roles } }))
+export const listRoles = () => of(() => api.GET('/v1/roles')).then((b) => b.items)
+export const createRole = (name: string, label: string) => of(() => api.POST('/v1/roles', { body: { name, label } }))
+export const changeRole = (role: string, label: string) => of(() => api.PATCH('/v1/roles/{role}', { params: { path: { role } }, body: { label } }))
+export const removeRole = (role: string) => done(() => api.DELETE('/v1/roles/{role}', { params: { path: { role } } }))
+export const listResources = () => of(() => api.GET('/v1/resources')).then((b) => b.items)
+const cell = (name: string, role: string) => ({ params: { path: { name, role } } })
+export const grant = (resource: string, role: string) => of(() => api.PUT('/v1/resources/{name}/roles/{role}', cell(resource, role)))
+export const revoke = (resource: string, role: string) => of(() => api.DELETE('/v1/resources/{name}/roles/{role}', cell(resource, role)))
+export const explainAccess = (user: string, resource: string) => of(() => api.GET('/v1/access/explanation', { params: { query: { user, resource } } }))
 
 // ---- audit ----
 

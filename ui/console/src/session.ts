@@ -8,6 +8,8 @@ export interface Me {
   name?: string
   phone?: string
   roles: string[]
+  /** Names of the operations and abilities that he has beside what is for anybody. */
+  permissions: string[]
 }
 
 export const session = reactive({
@@ -21,8 +23,25 @@ export const session = reactive({
   away: false,
 })
 
-export const operates = (me: Me | undefined): boolean => me !== undefined && me.roles.some((r) => r === 'operator' || r === 'administrator')
-export const administers = (me: Me | undefined): boolean => me !== undefined && me.roles.includes('administrator')
+/** Whether somebody may use an operation, or has an ability: what menus and buttons go by. The server judges for itself. */
+export const may = (permission: string, me: Me | undefined = session.user): boolean => me !== undefined && me.permissions.includes(permission)
+
+/** The entries of the navigation, and what each takes. */
+export const entries = [
+  { name: 'sales', needs: 'sales.hidden' },
+  { name: 'products', needs: 'products.unsold' },
+  { name: 'orders', needs: 'orders.of_others' },
+  { name: 'webhooks', needs: 'listWebhooks' },
+  { name: 'schedules', needs: 'listSchedules' },
+  { name: 'queues', needs: 'getJobQueue' },
+  { name: 'events', needs: 'listEventListeners' },
+  { name: 'users', needs: 'listUsers' },
+  { name: 'access', needs: 'listResources' },
+  { name: 'audit', needs: 'listAudit' },
+] as const
+
+/** Whether the console has anything for somebody. */
+export const operates = (me: Me | undefined): boolean => entries.some((e) => may(e.needs, me))
 
 let waiting: { promise: Promise<boolean>; settle: (again: boolean) => void } | undefined
 

@@ -5,7 +5,7 @@ const words = {
   nav: {
     label: 'Main', skip: 'To the content', open: 'Menu', language: 'Language', theme: 'Appearance', shop: 'The shop',
     overview: 'Overview', sales: 'Sales', products: 'Products', orders: 'Orders', webhooks: 'Webhooks', audit: 'Audit',
-    schedules: 'Schedules', queues: 'Queues', events: 'Events',
+    schedules: 'Schedules', queues: 'Queues', events: 'Events', users: 'Users', access: 'Permissions',
   },
   theme: { auto: 'Auto', light: 'Light', dark: 'Dark' },
   act: {
@@ -46,7 +46,7 @@ const words = {
     passwordHelp: '8 to 128 characters, hard to guess.', make: 'Make the administrator', done: 'The house has its administrator.',
   },
   notFound: { title: 'There is no such page', what: 'The address may be wrong, or what it named is gone.' },
-  forbidden: { title: 'Not for this account', what: 'Only administrators may open this page.' },
+  forbidden: { title: 'Not for this account', what: 'Your roles do not allow this page.' },
   overview: {
     live: 'Live', noLive: 'No sale is live.', next: 'Next', noNext: 'No sale is scheduled.', drafts: 'Drafts', past: 'Past', noPast: 'No sale has ended yet.', check: 'Terms and readiness', inDays: '{n} d {time}',
   },
@@ -228,6 +228,16 @@ const words = {
   secret: {
     title: 'The signing secret', what: 'This is shown once. Keep it where the receiver reads its secrets.', verify: 'Standard Webhooks: the receiver checks webhook-signature over webhook-id, webhook-timestamp and the body.', done: 'I have kept it',
   },
+  access: {
+    about: 'Who may do what. A change acts at once, on every node, also for those who are signed in. Administrators may everything, always.', resource: 'What', category: 'Category', find: 'Find', changes: '{n} changes', noChanges: 'Nothing is changed.', saved: 'Saved.', stopped: 'Saved {n} of {of}; the rest was refused.', reset: 'Undo',
+    open: 'For anybody, also without an account.', ability: 'ability', gone: 'The program has this no more.', others: 'Other people’s take {ability}, too.', changed: 'Not as it comes', allows: '{role} may {what}', give: 'gets', take: 'loses', review: 'Review and save', reviewTitle: 'Save these changes?',
+    categories: { product: 'Products', order: 'Orders', marketing: 'Marketing', permission: 'Permissions', content: 'Content', other: 'Other' },
+    roles: { customer: 'Customer', operator: 'Operator', administrator: 'Administrator', product_administrator: 'Product administrator', order_administrator: 'Order administrator' },
+    role: 'Role', roleList: 'Roles', newRole: 'New role', roleName: 'Name', roleNameHelp: 'Letters, digits, _ . : - ; it cannot be changed later.', label: 'What pages call it', ready: 'comes with the program', remove: 'Remove', remove1: 'The role and what it may are removed.', remove2: 'It must be taken from all its accounts first.', removed: 'Removed.', made: 'Role made. It may nothing yet.',
+    usersAbout: 'Accounts and their roles. A role acts from the next request on, without a new sign-in.', user: 'Account', phone: 'Phone', disabled: 'shut', enabled: 'open', noUsers: 'No account is like this.', edit: 'Roles', editOf: 'Roles of {name}', rolesSaved: 'Roles changed.', noRole: 'An account has at least one role.',
+    why: 'Why?', whyOf: 'What may {name}, and why?', whyAsk: 'Ask', yes: '{name} may do this.', no: '{name} may not do this.', becauseOpen: 'It is for anybody.', because: 'The role {role} allows it.', becauseNot: 'The role {role} does not allow it.', missingAccount: 'It takes an account.', missingEnabled: 'The account is shut: it may nothing.', missingRole: 'None of the roles allows it.', enough: 'Any one of these roles would do: {roles}.',
+    reaches: 'Also with what belongs to other people, by {ability}.', reachesNot: 'Only with what is one’s own: other people’s take {ability}, which these roles have: {roles}.',
+  },
   audit: {
     from_time: 'From', before_time: 'Before', address: 'Address', verify: 'Verify the chain', head: 'Head that you noted', headHint: 'Optional: 1042:9f86…', verifying: 'Verified so far: {n}', intact: '{n} entries verify; {waiting} wait for their place.', broken: 'The trail was changed outside of the house.', note: 'Note this head outside of the house. Given above, it shows whether the end was cut off or all was written anew:', place: 'Place {n}', export: 'Export', actor: 'Who', subject: 'To what', action: 'Act', change: 'What changed', show: 'Before and after', from: 'from', actors: { system: 'System', visitor: 'Visitor' },
     actions: {
@@ -239,6 +249,7 @@ const words = {
       session_begun: 'Signed in', session_refused: 'Sign-in refused', session_shut_out: 'Shut out after too many sign-ins', session_ended: 'Signed out', access_refused: 'Access refused', audit_exported: 'Trail exported', audit_dropped: 'Old entries dropped', limit_set: 'Limit set', limit_reset: 'Limit reset',
       sale_create: 'Sale made', sale_change: 'Sale changed', sale_schedule: 'Sale scheduled', sale_pause: 'Sale paused', sale_resume: 'Sale resumed', sale_stop: 'Sale stopped', sale_top_up: 'Units added', sale_withdraw: 'Units withdrawn', sale_force_sold_out: 'Said to be sold out', sale_end: 'Sale ended', sale_void: 'Reservation voided',
       order_shipped: 'Order shipped', order_done: 'Order completed', order_cancelled: 'Order cancelled', order_refunding: 'Refund begun', payment_refunding: 'Money on its way back',
+      access_granted: 'Permission changed', access_role_created: 'Role made', access_role_changed: 'Role renamed', access_role_removed: 'Role removed',
       webhook_created: 'Webhook made', webhook_changed: 'Webhook changed', webhook_deleted: 'Webhook deleted', webhook_secret_rotated: 'Webhook secret replaced',
     },
   },

@@ -7,7 +7,7 @@ export const zh: Words = {
   nav: {
     label: '主导航', skip: '跳到内容', open: '菜单', language: '语言', theme: '外观', shop: '商店',
     overview: '总览', sales: '抢购', products: '商品', orders: '订单', webhooks: 'Webhook', audit: '审计',
-    schedules: '定时计划', queues: '任务队列', events: '事件',
+    schedules: '定时计划', queues: '任务队列', events: '事件', users: '用户', access: '权限',
   },
   theme: { auto: '自动', light: '浅色', dark: '深色' },
   act: {
@@ -48,7 +48,7 @@ export const zh: Words = {
     passwordHelp: '8 到 128 个字符，不易猜到。', make: '创建管理员', done: '管理员已存在。',
   },
   notFound: { title: '页面不存在', what: '地址可能有误，或内容已被删除。' },
-  forbidden: { title: '该账号无权访问', what: '只有管理员可以打开此页面。' },
+  forbidden: { title: '该账号无权访问', what: '您的角色没有打开此页面的权限。' },
   overview: {
     live: '进行中', noLive: '没有进行中的抢购。', next: '即将开始', noNext: '没有已排期的抢购。', drafts: '草稿', past: '已结束', noPast: '还没有结束的抢购。', check: '条款与就绪检查', inDays: '{n} 天 {time}',
   },
@@ -230,6 +230,16 @@ export const zh: Words = {
   secret: {
     title: '签名密钥', what: '只显示这一次。请保存到接收方读取密钥的地方。', verify: 'Standard Webhooks：接收方用它核对 webhook-id、webhook-timestamp 与正文的 webhook-signature。', done: '我已保存',
   },
+  access: {
+    about: '谁可以做什么。修改立即在所有节点生效，对已登录的人也一样。管理员始终拥有全部权限。', resource: '资源', category: '类别', find: '查找', changes: '{n} 处修改', noChanges: '没有修改。', saved: '已保存。', stopped: '已保存 {of} 处中的 {n} 处；其余被拒绝。', reset: '撤销',
+    open: '任何人都可以，无需账号。', ability: '能力', gone: '程序中已没有此项。', others: '涉及他人的还需要 {ability}。', changed: '与默认不同', allows: '{role} 可以 {what}', give: '获得', take: '失去', review: '检查并保存', reviewTitle: '保存这些修改吗？',
+    categories: { product: '商品', order: '订单', marketing: '营销', permission: '权限', content: '内容', other: '其他' },
+    roles: { customer: '顾客', operator: '运营', administrator: '超级管理员', product_administrator: '商品管理员', order_administrator: '订单管理员' },
+    role: '角色', roleList: '角色', newRole: '新建角色', roleName: '名称', roleNameHelp: '字母、数字和 _ . : - ；以后不能修改。', label: '显示名称', ready: '程序自带', remove: '删除', remove1: '角色及其权限将被删除。', remove2: '须先从所有账号上取消此角色。', removed: '已删除。', made: '角色已创建，目前没有任何权限。',
+    usersAbout: '账号及其角色。角色从下一个请求起生效，无需重新登录。', user: '账号', phone: '手机号', disabled: '已停用', enabled: '正常', noUsers: '没有符合条件的账号。', edit: '角色', editOf: '{name} 的角色', rolesSaved: '角色已修改。', noRole: '账号至少要有一个角色。',
+    why: '为什么？', whyOf: '{name} 可以做什么，为什么？', whyAsk: '查询', yes: '{name} 可以做这件事。', no: '{name} 不可以做这件事。', becauseOpen: '任何人都可以。', because: '角色 {role} 允许。', becauseNot: '角色 {role} 不允许。', missingAccount: '需要账号。', missingEnabled: '账号已停用，不能做任何事。', missingRole: '没有任何角色允许。', enough: '拥有以下任一角色即可：{roles}。',
+    reaches: '凭 {ability} 也可以处理他人的。', reachesNot: '只能处理自己的：他人的需要 {ability}，拥有它的角色：{roles}。',
+  },
   audit: {
     from_time: '从', before_time: '到', address: '地址', verify: '校验哈希链', head: '已记下的链头', headHint: '可选：1042:9f86…', verifying: '已校验：{n}', intact: '{n} 条记录校验通过；{waiting} 条等待入链。', broken: '审计记录曾在系统之外被改动。', note: '请在系统之外记下此链头。下次填入，可看出结尾是否被截断、记录是否被整体重写：', place: '第 {n} 位', export: '导出', actor: '操作人', subject: '对象', action: '操作', change: '变化', show: '前后对比', from: '来自', actors: { system: '系统', visitor: '访客' },
     actions: {
@@ -241,6 +251,7 @@ export const zh: Words = {
       session_begun: '登录', session_refused: '登录被拒', session_shut_out: '登录过多被暂时禁止', session_ended: '退出登录', access_refused: '访问被拒', audit_exported: '导出审计记录', audit_dropped: '删除过期记录', limit_set: '修改限流', limit_reset: '恢复限流',
       sale_create: '创建活动', sale_change: '修改活动', sale_schedule: '排期活动', sale_pause: '暂停活动', sale_resume: '恢复活动', sale_stop: '停止活动', sale_top_up: '增加数量', sale_withdraw: '撤回数量', sale_force_sold_out: '强制售罄', sale_end: '结束活动', sale_void: '作废预留',
       order_shipped: '订单发货', order_done: '订单完成', order_cancelled: '订单取消', order_refunding: '开始退款', payment_refunding: '款项退回中',
+      access_granted: '修改权限', access_role_created: '创建角色', access_role_changed: '修改角色名称', access_role_removed: '删除角色',
       webhook_created: '创建 Webhook', webhook_changed: '修改 Webhook', webhook_deleted: '删除 Webhook', webhook_secret_rotated: '更换 Webhook 密钥',
     },
   },
