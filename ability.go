@@ -22,6 +22,8 @@ const (
 	AccountsCreate
 	// MetricsRead reads the numbers of a node from another machine.
 	MetricsRead
+	// ListsExport takes whole lists out as files.
+	ListsExport
 
 	abilities // how many there are; at most 63
 )
@@ -39,6 +41,7 @@ var ability = [abilities]struct {
 	AccountsOfOthers: {"accounts.of_others", "permission", "Reach other people's accounts", RoleAdministrator},
 	AccountsCreate:   {"accounts.create", "permission", "Make accounts that have roles", RoleAdministrator},
 	MetricsRead:      {"metrics.read", "other", "Read a node's metrics from another machine", operators},
+	ListsExport:      {"lists.export", "other", "Take whole lists out as files", operators | RoleProductAdministrator | RoleOrderAdministrator},
 }
 
 // AllAbilities lists the abilities.

@@ -149,10 +149,15 @@ var demoProducts = []struct {
 }
 
 func (d *demo) seedProducts(ctx context.Context) ([]catalog.Product, error) {
-	list, _, err := d.a.Rooms.Catalog.List(ctx, catalog.Filter{})
-	if err != nil || len(list) > 0 {
-		return list, err
+	first, err := d.a.Rooms.Catalog.Ask("")
+	if err != nil {
+		return nil, err
 	}
+	found, err := d.a.Rooms.Catalog.List(ctx, first)
+	if err != nil || len(found.Rows) > 0 {
+		return found.Rows, err
+	}
+	var list []catalog.Product
 	for i, p := range demoProducts {
 		made, err := d.a.Rooms.Catalog.Create(ctx, catalog.NewProduct{Code: p.code, Title: p.title, Description: p.text, State: catalog.OnSale,
 			SKUs: []catalog.NewSKU{{Code: p.code + "-1", Name: p.title, Price: levee.Money{Minor: p.minor, Currency: "CNY"}, OnHand: 100_000}}})

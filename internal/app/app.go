@@ -90,6 +90,8 @@ func open(ctx context.Context, cfg Config, stderr io.Writer, serves bool) (a *Ap
 		Authenticate: func(r *http.Request) (levee.Actor, error) { return a.Rooms.authenticate(r) },
 		Witness:      func(ctx context.Context, o web.Outcome) { a.Rooms.Trail.Witness(ctx, o) },
 		Nodes:        web.Nodes{Keeper: a.keeper, Key: b.nodeKey},
+		ListKey:      b.listKey,
+		Exported:     func(ctx context.Context, list, query string) error { return b.exported(ctx, a.Rooms, list, query) },
 		Ready:        func(ctx context.Context) error { return errors.Join(b.db.Ping(ctx), a.Rooms.Sale.Ready(ctx)) }}
 	if a.Web, err = web.New(a.Config.HTTP, parts); err != nil {
 		return a, err

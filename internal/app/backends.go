@@ -56,6 +56,7 @@ type backends struct {
 	drawKey   []byte
 	hookKey   []byte
 	nodeKey   []byte
+	listKey   []byte
 	leaseKey  []byte
 	trailKey  []byte
 
@@ -321,6 +322,9 @@ func (b *backends) deriveKeys() (err error) {
 		return err
 	}
 	if b.trailKey, err = secrets.derive("audit trail"); err != nil {
+		return err
+	}
+	if b.listKey, err = secrets.derive("cursors of lists"); err != nil {
 		return err
 	}
 	b.nodeKey, err = secrets.derive("requests between nodes")

@@ -193,3 +193,10 @@ func (r *Rooms) signedIn(text string) (levee.Actor, error) {
 	}
 	return a, err
 }
+
+// exported tells the trail that a list goes out of the house, before its first row does.
+func (b *backends) exported(ctx context.Context, r *Rooms, list, query string) error {
+	return b.db.Tx(ctx, "house.exported", func(ctx context.Context, tx *db.Tx) error {
+		return r.Trail.Tell(ctx, tx, "list.export", "", nil, map[string]string{"list": list, "query": levee.Shorten(query, 1000)})
+	})
+}

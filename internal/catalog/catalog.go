@@ -21,6 +21,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
 )
 
@@ -166,8 +167,10 @@ type Service struct {
 	products *cache.Cache[levee.ProductID, Product] // without stock
 	skus     *cache.Cache[levee.SKUID, SKU]         // without stock
 	stock    *cache.Cache[levee.SKUID, int64]
-	lists    *cache.Cache[Filter, []levee.ProductID] // what visitors see
+	lists    *cache.Cache[string, *listing.Found[levee.ProductID]] // what visitors see
 	pictures *cache.Cache[levee.PictureID, pictureBytes]
+	list     *listing.List[productView]
+	ledger   *listing.List[movementView]
 	// importing is set while an import runs: one at a time bounds the memory that imports need.
 	importing atomic.Bool
 	drifts    prometheus.Gauge
@@ -187,8 +190,10 @@ func New(d Deps) *Service {
 		// Other nodes' takings show after a second; this node's at once.
 		stock: cache.New[levee.SKUID, int64](cache.Config{Name: "catalog_stock", Entries: d.Config.Entries, TTL: time.Second}, d.Obs),
 		// A list is an order of ids; what it shows of each product is as fresh as the product.
-		lists:    cache.New[Filter, []levee.ProductID](c("catalog_list", 1000, 5*time.Second), d.Obs),
+		lists:    cache.New[string, *listing.Found[levee.ProductID]](c("catalog_list", 1000, 5*time.Second), d.Obs),
 		pictures: cache.New[levee.PictureID, pictureBytes](c("catalog_picture", d.Config.PictureEntries, d.Config.TTL), d.Obs),
+		list:     productList(d.Sealer),
+		ledger:   movementList(d.Sealer),
 	}
 }
 

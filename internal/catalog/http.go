@@ -8,6 +8,7 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -16,10 +17,10 @@ const operators = levee.RoleOperator | levee.RoleAdministrator
 // Routes adds the room's operations.
 func (s *Service) Routes(srv *web.Server) {
 	const products, pictures = "products", "pictures"
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/products", ID: "listProducts", Tag: products,
-		Summary: "Products on sale; for operators all products", Status: 200, Limit: limit.Read, Errors: []int{422},
+	listing.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/products", ID: "listProducts", Tag: products,
+		Summary: "Products on sale; for operators all products", Status: 200, Limit: limit.Read, Errors: []int{403},
 		Description: "Newest first, or by title when a prefix is given. A page may hold fewer products than asked for and still have a next one."},
-		s.getProducts)
+		s.list, s.getProducts)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/products", ID: "createProduct", Tag: products,
 		Summary: "Make a product with its SKUs",
 		Roles:   operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 409, 422}}, s.postProduct)
@@ -47,10 +48,10 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary:     "Add or remove stock",
 		Description: "409 out_of_stock when fewer units are on hand than would be removed.",
 		Roles:       operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postMovement)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}/movements", ID: "listMovements", Tag: products, Replica: true,
+	listing.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}/movements", ID: "listMovements", Tag: products, Replica: true,
 		Summary:     "A SKU's stock ledger",
 		Description: "Newest first. The deltas of all movements sum up to the stock on hand.",
-		Roles:       operators, Status: 200, Limit: limit.Read, Errors: []int{401, 403, 404, 422}}, s.getMovements)
+		Roles:       operators, Status: 200, Limit: limit.Read, Errors: []int{401, 403, 404, 422}}, s.ledger, s.getMovements)
 	web.Add(srv, web.Route{Method: http.MethodDelete, Path: "/v1/pictures/{id}", ID: "deletePicture", Tag: pictures,
 		Summary: "Remove a picture",
 		Roles:   operators, Status: 204, Limit: limit.Write, Errors: []int{401, 403, 404}}, s.deletePicture)
@@ -164,43 +165,15 @@ type skuOutput struct {
 	Body     skuView
 }
 
-type productsInput struct {
-	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-	After  string `query:"after" maxLength:"64" doc:"next of the page before"`
-	Prefix string `query:"prefix" maxLength:"150" doc:"What the title begins with; letter case does not matter"`
-	State  string `query:"state" enum:"draft,on_sale,withdrawn" doc:"For operators: only products in this state"`
-}
-
-type productsOutput struct {
-	Body struct {
-		Items []productView `json:"items"`
-		Next  string        `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
-}
-
-func (s *Service) getProducts(ctx context.Context, in *productsInput) (*productsOutput, error) {
-	f := Filter{Prefix: in.Prefix, State: State(in.State), Page: levee.Page{Limit: in.Limit}}
-	if in.After != "" {
-		after, err := s.Sealer.Open(levee.KindProduct, in.After)
-		if err != nil {
-			return nil, levee.Invalid("after", "the next of a page", in.After)
-		}
-		f.Page.After = after
-	}
-	list, next, err := s.List(ctx, f)
+func (s *Service) getProducts(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[productView], error) {
+	found, err := s.List(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &productsOutput{}
-	out.Body.Items = make([]productView, len(list))
-	for i, p := range list {
+	return listing.Show(q, found, func(p Product) productView {
 		p.Description = ""
-		out.Body.Items[i] = s.productView(p)
-	}
-	if next != 0 {
-		out.Body.Next = s.productName(next)
-	}
-	return out, nil
+		return s.productView(p)
+	}), nil
 }
 
 func (s *Service) postProduct(ctx context.Context, in *struct{ Body productRequest }) (*productOutput, error) {
@@ -354,49 +327,22 @@ func (s *Service) postMovement(ctx context.Context, in *struct {
 	return &struct{ Body stockView }{*v}, nil
 }
 
-func (s *Service) getMovements(ctx context.Context, in *struct {
-	ID    string `path:"id" maxLength:"64"`
-	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-	After string `query:"after" maxLength:"64" doc:"next of the page before"`
-}) (*struct {
-	Body struct {
-		Items []movementView `json:"items"`
-		Next  string         `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
-}, error) {
+func (s *Service) getMovements(ctx context.Context, in *idInput, q *listing.Query) (*listing.Page[movementView], error) {
 	id, err := s.openSKU(in.ID)
 	if err != nil {
 		return nil, err
 	}
-	page := levee.Page{Limit: in.Limit}.Normal()
-	if in.After != "" {
-		// A movement is something that happened; it has no kind of its own, because it is never asked for by itself.
-		if page.After, err = s.Sealer.Open(levee.KindEvent, in.After); err != nil {
-			return nil, levee.Invalid("after", "the next of a page", in.After)
-		}
-	}
-	list, err := s.Movements(ctx, id, page)
+	found, err := s.Movements(ctx, id, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &struct {
-		Body struct {
-			Items []movementView `json:"items"`
-			Next  string         `json:"next,omitempty" doc:"Give it as after to get the next page"`
-		}
-	}{}
-	out.Body.Items = make([]movementView, len(list))
-	for i, m := range list {
+	return listing.Show(q, found, func(m Movement) movementView {
 		v := movementView{Delta: m.Delta, Reason: m.Reason, Ref: m.Ref, At: m.At}
 		if m.Actor != 0 {
 			v.By = s.Sealer.Seal(levee.KindUser, int64(m.Actor))
 		}
-		out.Body.Items[i] = v
-	}
-	if len(list) == page.Limit {
-		out.Body.Next = s.Sealer.Seal(levee.KindEvent, list[len(list)-1].ID)
-	}
-	return out, nil
+		return v
+	}), nil
 }
 
 func (s *Service) deletePicture(ctx context.Context, in *idInput) (*struct{}, error) {

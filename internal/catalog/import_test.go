@@ -116,7 +116,7 @@ func TestImportChanges(t *testing.T) {
 	if n, err := h.OnHand(ctx, k); err != nil || n != 4 {
 		t.Errorf("%d on hand, %v; want 4", n, err)
 	}
-	list, err := h.Movements(ctx, k, levee.Page{})
+	list, err := h.moved(ctx, k)
 	if err != nil || len(list) != 2 || list[0].Delta != -6 || list[0].Reason != ReasonImport || list[0].Actor != 7 {
 		t.Errorf("ledger %+v, %v", list, err)
 	}
@@ -254,7 +254,7 @@ func TestImportAmongOthers(t *testing.T) {
 	h.load(t, ImportOptions{Format: CSV}, bigCSV(n))
 	var ids []levee.ProductID
 	var skus []levee.SKUID
-	list, _, err := h.List(ctx, Filter{Page: levee.Page{Limit: 100}})
+	list, _, err := h.listed(ctx, "limit=100")
 	if err != nil {
 		t.Fatal(err)
 	}

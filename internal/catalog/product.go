@@ -5,6 +5,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/listing"
 )
 
 // NewProduct is a product to be made.
@@ -39,13 +40,6 @@ type SKUChange struct {
 	Code    *string
 	Name    *string
 	Price   *levee.Money
-}
-
-// Filter chooses products for a list.
-type Filter struct {
-	Prefix string // of the title, letter case does not matter; with it the list is in the order of titles, else newest first
-	State  State  // empty: all
-	Page   levee.Page
 }
 
 // Create makes a product with its SKUs and pictures to come. For operators. CodeInvalid names the field; CodeConflict: a code
@@ -323,46 +317,37 @@ func operates(ctx context.Context) bool {
 	return levee.ActorFrom(ctx).May(levee.ProductsUnsold)
 }
 
-// List returns a page of products with their stock, and what to give as Page.After for the next one (0: that was the last). Visitors
-// see what is on sale, whatever state they ask for.
-func (s *Service) List(ctx context.Context, f Filter) (list []Product, next levee.ProductID, err error) {
-	defer levee.Wrap(&err, "catalog.List(%s)", shown(f.Prefix))
-	kept, allowed := checkLine(f.Prefix, 0, MaxTitle)
-	if err := refuse("prefix", allowed, f.Prefix); err != nil {
-		return nil, 0, err
-	}
-	if f.State != "" && !f.State.valid() {
-		return nil, 0, levee.Invalid("state", stateNames, shown(string(f.State)))
-	}
-	f.Prefix, f.Page = titleKey(kept), f.Page.Normal()
-	load := func(ctx context.Context, f Filter) ([]levee.ProductID, error) {
-		return listProducts(ctx, s.DB.Query, f)
-	}
-	var ids []levee.ProductID
-	if operates(ctx) {
-		ids, err = load(ctx, f)
+// Ask reads a question about the list of products, as GET /v1/products takes it after its question mark. CodeInvalid names the parameter.
+func (s *Service) Ask(question string) (*listing.Query, error) { return s.list.Ask(question) }
+
+// List returns a page of products: for operators all, for others those on sale. A page may hold fewer than asked for and still have a next one.
+func (s *Service) List(ctx context.Context, q *listing.Query) (_ *listing.Found[Product], err error) {
+	defer levee.Wrap(&err, "catalog.List")
+	var found *listing.Found[levee.ProductID]
+	visitor := !operates(ctx)
+	if visitor {
+		q.Where("state = ?", OnSale)
+		found, err = s.lists.Get(db.Primary(ctx), q.CacheKey(), func(ctx context.Context, _ string) (*listing.Found[levee.ProductID], error) {
+			return listProducts(ctx, s.DB.Query, q)
+		})
 	} else {
-		f.State = OnSale
-		ids, err = s.lists.Get(db.Primary(ctx), f, load)
+		found, err = listProducts(ctx, s.DB.Query, q)
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	list = make([]Product, 0, len(ids))
-	for _, id := range ids {
+	list := make([]Product, 0, len(found.Rows))
+	for _, id := range found.Rows {
 		p, err := s.ByID(ctx, id)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		// The list may be some seconds older than the product.
-		if f.State == "" || p.State == f.State {
+		if !visitor || p.State == OnSale {
 			list = append(list, p)
 		}
 	}
-	if len(ids) == f.Page.Limit {
-		next = ids[len(ids)-1]
-	}
-	return list, next, nil
+	return listing.With(found, list), nil
 }
 
 // SKUByID returns a SKU in any state, with its product's title and state and its stock. CodeNotFound when there is none.

@@ -7,6 +7,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/listing"
 )
 
 // The reasons that the catalog itself writes into the ledger. Other rooms bring their own words.
@@ -124,12 +125,12 @@ func (s *Service) OnHand(ctx context.Context, sku levee.SKUID) (int64, error) {
 }
 
 // Movements returns a page of a SKU's ledger, newest first. For operators. CodeNotFound when there is no such SKU.
-func (s *Service) Movements(ctx context.Context, sku levee.SKUID, page levee.Page) (list []Movement, err error) {
+func (s *Service) Movements(ctx context.Context, sku levee.SKUID, q *listing.Query) (_ *listing.Found[Movement], err error) {
 	defer levee.Wrap(&err, "catalog.Movements(%d)", sku)
 	if _, err := onHand(ctx, s.DB.Query, sku); err != nil {
 		return nil, err
 	}
-	return movements(ctx, s.DB.Query, sku, page.Normal())
+	return movements(ctx, s.DB.Query, sku, q)
 }
 
 // Drift is a SKU whose stock is not the sum of its movements. There must never be one.

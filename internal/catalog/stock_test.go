@@ -256,14 +256,11 @@ func TestStockRefuses(t *testing.T) {
 	if n, err := h.Adjust(ctx, k, -4, "broken in transit"); err != nil || n != 6 {
 		t.Errorf("%d, %v", n, err)
 	}
-	list, err := h.Movements(ctx, k, levee.Page{})
+	list, err := h.moved(ctx, k)
 	if err != nil || len(list) != 2 || list[0].Delta != -4 || list[0].Ref != "broken in transit" || list[0].Actor != 7 || list[1].Reason != ReasonCreate {
 		t.Errorf("ledger %+v, %v", list, err)
 	}
-	if list, err := h.Movements(ctx, k, levee.Page{After: list[0].ID, Limit: 1}); err != nil || len(list) != 1 || list[0].Delta != 10 {
-		t.Errorf("second page %+v, %v", list, err)
-	}
-	_, err = h.Movements(ctx, 1, levee.Page{})
+	_, err = h.moved(ctx, 1)
 	wantCode(t, err, levee.CodeNotFound)
 	// A return goes through even where an operator could not add any more.
 	full := h.lamp(t, "full", MaxOnHand).SKUs[0].ID
@@ -339,4 +336,17 @@ func BenchmarkTake(b *testing.B) {
 			}
 		}
 	})
+}
+
+// moved reads the newest movements of a SKU.
+func (h *shop) moved(ctx context.Context, k levee.SKUID) ([]Movement, error) {
+	q, err := h.ledger.Ask("limit=100")
+	if err != nil {
+		return nil, err
+	}
+	found, err := h.Movements(ctx, k, q)
+	if err != nil {
+		return nil, err
+	}
+	return found.Rows, nil
 }

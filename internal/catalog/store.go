@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"math"
-	"strings"
 	"time"
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/id"
+	"levee/internal/platform/listing"
 )
 
 // query is DB.Query or Tx.Query: what a store function reads through.
@@ -119,43 +120,36 @@ func productIDByCode(ctx context.Context, q query, code string) (id levee.Produc
 	return id, err
 }
 
-// listProducts returns the ids of a page: newest first, or by title when a prefix is asked for.
-func listProducts(ctx context.Context, q query, f Filter) (ids []levee.ProductID, err error) {
-	var where []string
-	var args []any
-	if f.State != "" {
-		where, args = append(where, "state = ?"), append(args, f.State)
-	}
-	order := "id DESC"
-	if key := titleKey(f.Prefix); key != "" {
-		// A range is served by the index on every engine; LIKE compares letter case differently on each. No title holds a
-		// character above the last, so it ends the range.
-		where, args = append(where, "title_key >= ? AND title_key < ?"), append(args, key, key+"\U0010FFFF")
-		order = "title_key, id"
-		if f.Page.After != 0 {
-			var last string
-			err := each(ctx, q, func(rows *db.Rows) error { return rows.Scan(&last) },
-				"SELECT title_key FROM catalog_product WHERE id = ?", f.Page.After)
-			if err != nil {
-				return nil, err
-			}
-			where = append(where, "(title_key > ? OR (title_key = ? AND id > ?))")
-			args = append(args, last, last, f.Page.After)
-		}
-	} else if f.Page.After != 0 {
-		where, args = append(where, "id < ?"), append(args, f.Page.After)
-	}
-	text := "SELECT id FROM catalog_product"
-	if len(where) > 0 {
-		text += " WHERE " + strings.Join(where, " AND ")
-	}
-	err = each(ctx, q, func(rows *db.Rows) error {
-		var id levee.ProductID
-		err := rows.Scan(&id)
-		ids = append(ids, id)
-		return err
-	}, text+" ORDER BY "+order+" LIMIT ?", append(args, f.Page.Limit)...)
-	return ids, err
+// scanMost bounds how many products one page looks at for what no index serves: visitors may search, too.
+const scanMost = 20_000
+
+func productList(sealer *id.Sealer) *listing.List[productView] {
+	return listing.New[productView](listing.Spec{Name: "products", Open: sealer.Open, ScanMost: scanMost, Export: true,
+		Fields: []listing.Field{
+			{Name: "id", Type: listing.ID, Kind: levee.KindProduct, Column: "id", Doc: "The product's id"},
+			{Name: "code", Column: "code", Doc: "The shop's own name of it"},
+			{Name: "title", Column: "title_key", Fold: titleKey, Contains: true, Doc: "The whole title; letter case does not matter"},
+			{Name: "prefix", Order: byTitle, Is: titleBegins, Fold: titleKey, Doc: "What the title begins with; letter case does not matter. The list goes by title then"},
+			{Name: "state", Type: listing.Choice, Column: "state", Choices: []string{string(Draft), string(OnSale), string(Withdrawn)}, Doc: "Visitors see what is on sale, and no more"},
+			{Name: "created_at", Type: listing.Time, Column: "created_at", Scans: true, Doc: "When it was made"},
+			{Name: "updated_at", Type: listing.Time, Column: "updated_at", Scans: true, Doc: "When title, description or state last changed"},
+		},
+		Search: []string{"title_key"}, Fold: titleKey,
+		Keys:  []listing.Key{{Name: "id", Column: "id"}, {Name: "title", Column: "title_key", Text: true}, {Name: "code", Column: "code", Text: true}},
+		Order: "-id", Unique: "id"})
+}
+
+func byTitle(string) string { return "title" }
+
+// titleBegins is a range, which the index serves on every engine. No title holds a character above the last, so it ends the range.
+func titleBegins(prefix any) (string, []any) {
+	return "title_key >= ? AND title_key < ?", []any{prefix, prefix.(string) + "\U0010FFFF"} //nolint:errcheck // a text field
+}
+
+func listProducts(ctx context.Context, q query, asked *listing.Query) (*listing.Found[levee.ProductID], error) {
+	return listing.Rows(ctx, listing.Reader(q), asked, "id", "catalog_product", func(row listing.Row) (id levee.ProductID, err error) {
+		return id, row.Scan(&id)
+	})
 }
 
 func insertProduct(ctx context.Context, tx *db.Tx, p Product) error {
@@ -204,22 +198,28 @@ func insertMovement(ctx context.Context, tx *db.Tx, m Movement) error {
 	return err
 }
 
+func movementList(sealer *id.Sealer) *listing.List[movementView] {
+	return listing.New[movementView](listing.Spec{Name: "movements", Open: sealer.Open, ScanMost: scanMost, Export: true,
+		Fields: []listing.Field{
+			{Name: "reason", Column: "reason", Scans: true, Doc: "create, adjust, import, order, cancel, …"},
+			{Name: "ref", Column: "ref", Scans: true, Doc: "What it was done for"},
+			{Name: "by", Type: listing.ID, Kind: levee.KindUser, Column: "actor_id", Scans: true, Doc: "The account that did it"},
+			{Name: "delta", Type: listing.Number, Column: "delta", Scans: true, Doc: "Units; below zero they left the shelf"},
+			{Name: "at", Type: listing.Time, Column: "at", Scans: true, Doc: "When it was"},
+		},
+		Keys: []listing.Key{{Name: "id", Column: "id"}}, Order: "-id", Unique: "id"})
+}
+
 // movements returns a page of a SKU's ledger, newest first.
-func movements(ctx context.Context, q query, sku levee.SKUID, page levee.Page) (list []Movement, err error) {
-	after := page.After
-	if after == 0 {
-		after = math.MaxInt64
-	}
-	err = each(ctx, q, func(rows *db.Rows) error {
+func movements(ctx context.Context, q query, sku levee.SKUID, asked *listing.Query) (*listing.Found[Movement], error) {
+	asked.Where("sku_id = ?", sku)
+	return listing.Rows(ctx, listing.Reader(q), asked, "id, delta, reason, ref, actor_id, at", "catalog_movement", func(row listing.Row) (Movement, error) {
 		m := Movement{SKU: sku}
 		var at int64
-		err := rows.Scan(&m.ID, &m.Delta, &m.Reason, &m.Ref, &m.Actor, &at)
+		err := row.Scan(&m.ID, &m.Delta, &m.Reason, &m.Ref, &m.Actor, &at)
 		m.At = fromMicro(at)
-		list = append(list, m)
-		return err
-	}, "SELECT id, delta, reason, ref, actor_id, at FROM catalog_movement WHERE sku_id = ? AND id < ? ORDER BY id DESC LIMIT ?",
-		sku, after, page.Limit)
-	return list, err
+		return m, err
+	})
 }
 
 // drifts compares stock and ledger of every SKU in one statement, hence in one snapshot, and returns at most limit that differ.

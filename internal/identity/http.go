@@ -9,6 +9,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/web"
 )
@@ -204,12 +205,6 @@ type refreshRequest struct {
 	}
 }
 
-type sessionList struct {
-	Body struct {
-		Items []sessionView `json:"items"`
-	}
-}
-
 type sessionPath struct {
 	UserAgent string `header:"User-Agent" hidden:"true"`
 	ID        string `path:"id" doc:"Public id, or current" maxLength:"64"`
@@ -312,19 +307,18 @@ func (s *Service) Routes(w *web.Server) {
 			}
 			return s.viewGrant(ctx, g), nil
 		})
-	web.Add(w, web.Route{Method: "GET", Path: "/v1/sessions", ID: "listSessions", Tag: "accounts", Status: 200, Limit: limit.Read,
-		Summary: "One's own open sessions", Roles: anyAccount, InPerson: true},
-		func(ctx context.Context, _ *struct{}) (*sessionList, error) {
+	listing.Add(w, web.Route{Method: "GET", Path: "/v1/sessions", ID: "listSessions", Tag: "accounts", Status: 200, Limit: limit.Read,
+		Summary: "One's own open sessions", Roles: anyAccount, InPerson: true}, listing.New[sessionView](listing.Spec{Name: "sessions", Whole: true}),
+		func(ctx context.Context, _ *struct{}, _ *listing.Query) (*listing.Page[sessionView], error) {
 			list, err := s.Sessions(ctx)
 			if err != nil {
 				return nil, err
 			}
-			out := &sessionList{}
-			out.Body.Items = make([]sessionView, len(list))
+			views := make([]sessionView, len(list))
 			for i, v := range list {
-				out.Body.Items[i] = s.viewSession(v, levee.ActorFrom(ctx).Session)
+				views[i] = s.viewSession(v, levee.ActorFrom(ctx).Session)
 			}
-			return out, nil
+			return listing.Whole(views), nil
 		})
 	web.Add(w, web.Route{Method: "DELETE", Path: "/v1/sessions", ID: "endOtherSessions", Tag: "accounts", Status: 200, Limit: limit.Write,
 		Summary: "End all one's sessions but this one", Roles: anyAccount, InPerson: true},

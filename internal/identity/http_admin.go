@@ -7,6 +7,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/web"
 )
@@ -21,22 +22,6 @@ func (s *Service) parseRoles(names []string) (roles levee.Roles, err error) {
 		roles |= role
 	}
 	return roles, nil
-}
-
-type userListRequest struct {
-	Name     string `query:"name" doc:"How the name begins, without case" maxLength:"40"`
-	Phone    string `query:"phone" doc:"The whole number" maxLength:"32"`
-	Role     string `query:"role" maxLength:"40" doc:"A role's name"`
-	Disabled string `query:"disabled" enum:"true,false"`
-	After    string `query:"after" doc:"The next of the page before" maxLength:"64"`
-	Limit    int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-}
-
-type userList struct {
-	Body struct {
-		Items []userView `json:"items"`
-		Next  string     `json:"next,omitempty" doc:"Ask with after=this for the next page; absent on the last"`
-	}
 }
 
 type userPath struct {
@@ -89,7 +74,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 	}
 	// What gives somebody a way in, or more rights, is not for a program's token.
 	inPerson := func(r web.Route) web.Route { r.InPerson = true; return r }
-	web.Add(w, admin("GET", "/v1/users", "listUsers", "Accounts, newest first", 200), s.handleListUsers)
+	listing.Add(w, admin("GET", "/v1/users", "listUsers", "Accounts, newest first", 200), s.users, s.handleListUsers)
 	web.Add(w, admin("GET", "/v1/users/{id}", "getUser", "One account", 200, 404),
 		func(ctx context.Context, in *userPath) (*userAnswer, error) {
 			return s.onUser(in.ID, func(id levee.UserID) (User, error) { return s.ByID(ctx, id) })
@@ -149,32 +134,10 @@ func (s *Service) after(kind levee.Kind, public string) (int64, error) {
 	return id, nil
 }
 
-func (s *Service) handleListUsers(ctx context.Context, in *userListRequest) (*userList, error) {
-	f := UserFilter{Name: in.Name, Phone: in.Phone, Page: levee.Page{Limit: in.Limit}}
-	var err error
-	if f.Page.After, err = s.after(levee.KindUser, in.After); err != nil {
-		return nil, err
-	}
-	if in.Role != "" {
-		if f.Roles, err = s.parseRoles([]string{in.Role}); err != nil {
-			return nil, err
-		}
-	}
-	if in.Disabled != "" {
-		disabled := in.Disabled == "true"
-		f.Disabled = &disabled
-	}
-	list, more, err := s.List(ctx, f)
+func (s *Service) handleListUsers(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[userView], error) {
+	found, err := s.List(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &userList{}
-	out.Body.Items = make([]userView, len(list))
-	for i, u := range list {
-		out.Body.Items[i] = s.viewUser(u)
-	}
-	if more {
-		out.Body.Next = out.Body.Items[len(list)-1].ID
-	}
-	return out, nil
+	return listing.Show(q, found, s.viewUser), nil
 }

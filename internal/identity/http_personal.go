@@ -6,6 +6,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/web"
 	"levee/internal/token"
@@ -31,12 +32,6 @@ func (s *Service) viewPersonal(p token.Personal) personalView {
 		v.UsedAt = &p.UsedAt
 	}
 	return v
-}
-
-type personalList struct {
-	Body struct {
-		Items []personalView `json:"items" nullable:"false"`
-	}
 }
 
 type personalRequest struct {
@@ -65,18 +60,19 @@ type personalPath struct {
 // personalRoutes adds personal access tokens. None of these can be used with one.
 func (s *Service) personalRoutes(w *web.Server) {
 	s.scopeFault = w.ScopeFault
-	web.Add(w, web.Route{Method: "GET", Path: "/v1/me/tokens", ID: "listMyTokens", Tag: "accounts", Status: 200, Limit: limit.Read, Roles: anyAccount,
+	listing.Add(w, web.Route{Method: "GET", Path: "/v1/me/tokens", ID: "listMyTokens", Tag: "accounts", Status: 200, Limit: limit.Read, Roles: anyAccount,
 		InPerson: true, Summary: "One's own personal access tokens"},
-		func(ctx context.Context, _ *struct{}) (*personalList, error) {
+		listing.New[personalView](listing.Spec{Name: "tokens", Whole: true}),
+		func(ctx context.Context, _ *struct{}, _ *listing.Query) (*listing.Page[personalView], error) {
 			list, err := s.PersonalTokens(ctx)
 			if err != nil {
 				return nil, err
 			}
-			out := &personalList{}
-			for _, p := range list {
-				out.Body.Items = append(out.Body.Items, s.viewPersonal(p))
+			views := make([]personalView, len(list))
+			for i, p := range list {
+				views[i] = s.viewPersonal(p)
 			}
-			return out, nil
+			return listing.Whole(views), nil
 		})
 	web.Add(w, web.Route{Method: "POST", Path: "/v1/me/tokens", ID: "createMyToken", Tag: "accounts", Status: 201, Limit: limit.Write, Roles: anyAccount,
 		InPerson: true, BodyMax: 16 << 10, Errors: []int{409}, Summary: "Make a personal access token for a program",
@@ -129,10 +125,11 @@ type userSessionPath struct {
 func (s *Service) sessionAdminRoutes(w *web.Server) {
 	admin := func(method, path, id, summary string, status int, errs ...int) web.Route {
 		return web.Route{Method: method, Path: path, ID: id, Summary: summary, Tag: "administration", Status: status, Roles: levee.RoleAdministrator,
-			Limit: limit.Write, Errors: errs}
+			Others: levee.AccountsOfOthers, Limit: limit.Write, Errors: errs}
 	}
-	web.Add(w, admin("GET", "/v1/users/{id}/sessions", "listUserSessions", "An account's open sessions, newest first", 200, 404),
-		func(ctx context.Context, in *userPath) (*sessionList, error) {
+	listing.Add(w, admin("GET", "/v1/users/{id}/sessions", "listUserSessions", "An account's open sessions, newest first", 200, 404),
+		listing.New[sessionView](listing.Spec{Name: "sessions", Whole: true}),
+		func(ctx context.Context, in *userPath, _ *listing.Query) (*listing.Page[sessionView], error) {
 			user, err := s.sealer.Open(levee.KindUser, in.ID)
 			if err != nil {
 				return nil, err
@@ -141,13 +138,12 @@ func (s *Service) sessionAdminRoutes(w *web.Server) {
 			if err != nil {
 				return nil, err
 			}
-			out := &sessionList{}
-			out.Body.Items = make([]sessionView, len(list))
+			views := make([]sessionView, len(list))
 			for i, v := range list {
-				out.Body.Items[i] = s.viewSession(v, levee.ActorFrom(ctx).Session)
-				out.Body.Items[i].Links.Self = "/v1/users/" + in.ID + "/sessions/" + out.Body.Items[i].ID
+				views[i] = s.viewSession(v, levee.ActorFrom(ctx).Session)
+				views[i].Links.Self = "/v1/users/" + in.ID + "/sessions/" + views[i].ID
 			}
-			return out, nil
+			return listing.Whole(views), nil
 		})
 	web.Add(w, admin("DELETE", "/v1/users/{id}/sessions", "endUserSessions", "End all sessions and personal access tokens of an account", 200, 404),
 		func(ctx context.Context, in *enableRequest) (*endedView, error) {

@@ -18,6 +18,7 @@ import (
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/permit"
 	"levee/internal/token"
@@ -171,6 +172,7 @@ type Service struct {
 	// scopeFault says what is wrong with a word of a scope; Routes sets it, who knows the operations.
 	scopeFault func(word string, roles levee.Roles) string
 	permits    *permit.Table
+	users      *listing.List[userView]
 }
 
 // New builds the room. It panics on a Config that Validate refuses: app checks it before.
@@ -194,6 +196,7 @@ func New(d Deps) *Service {
 	if s.permits = d.Permits; s.permits == nil {
 		s.permits = permit.New()
 	}
+	s.users = userList(d.Sealer, s.permits, cfg.PhoneCountry)
 	m.watch(d.Obs.Metrics, s)
 	return s
 }

@@ -271,7 +271,7 @@ func TestAdministration(t *testing.T) {
 			_, err := h.Create(ctx, NewUser{Name: "boss", Password: goodPassword, Roles: allRoles}, Origin{})
 			return err
 		},
-		"list":    func(ctx context.Context) error { _, _, err := h.List(ctx, UserFilter{}); return err },
+		"list":    func(ctx context.Context) error { _, _, err := h.listed(ctx, ""); return err },
 		"disable": func(ctx context.Context) error { _, err := h.Disable(ctx, u.ID, "spam", Origin{}); return err },
 		"enable":  func(ctx context.Context) error { _, err := h.Enable(ctx, u.ID, Origin{}); return err },
 		"roles": func(ctx context.Context) error {
@@ -348,6 +348,19 @@ func TestLastAdministratorRace(t *testing.T) {
 	}
 }
 
+// listed reads one page, and the cursor of the next.
+func (h *house) listed(ctx context.Context, question string) ([]User, string, error) {
+	q, err := h.users.Ask(question)
+	if err != nil {
+		return nil, "", err
+	}
+	found, err := h.List(ctx, q)
+	if err != nil {
+		return nil, "", err
+	}
+	return found.Rows, found.Next(q), nil
+}
+
 func TestListUsersPages(t *testing.T) {
 	h := newHouse(t, cheap, map[string]string{"sign_up": "off"})
 	for i := range 7 {
@@ -355,24 +368,22 @@ func TestListUsersPages(t *testing.T) {
 	}
 	h.signUp("patXother") // the underscore is no wildcard
 	var names []string
-	f := UserFilter{Name: "PAT_", Page: levee.Page{Limit: 3}}
-	for {
-		list, more, err := h.List(h.admin, f)
+	for cursor := ""; ; {
+		list, next, err := h.listed(h.admin, "name=PAT_&limit=3"+cursor)
 		h.wantCode(err, "")
 		for _, u := range list {
 			names = append(names, u.Name)
 		}
-		if !more {
+		if next == "" {
 			break
 		}
-		f.Page.After = int64(list[len(list)-1].ID)
+		cursor = "&cursor=" + next
 	}
 	if fmt.Sprint(names) != "[pat_6 pat_5 pat_4 pat_3 pat_2 pat_1 pat_0]" {
 		t.Errorf("got %v", names)
 	}
-	yes := true
-	for want, f := range map[int]UserFilter{1: {Roles: levee.RoleAdministrator}, 0: {Disabled: &yes}, 9: {}} {
-		list, _, err := h.List(h.admin, f)
+	for want, f := range map[int]string{1: "role=administrator", 0: "disabled=true", 9: "", 8: "q=at", 7: "role=customer&q=_"} {
+		list, _, err := h.listed(h.admin, f)
 		h.wantCode(err, "")
 		if len(list) != want {
 			t.Errorf("%+v: %d users, want %d", f, len(list), want)
@@ -430,4 +441,20 @@ func TestEnsureAdministratorPromotesNobody(t *testing.T) {
 	h.wantCode(h.EnsureAdministrator(context.Background(), "HEAD", "another pass 7"), "")
 	_, err := h.SignIn(context.Background(), SignIn{Name: "head", Password: "gate-keeper-91", Kind: SessionToken}, Origin{})
 	h.wantCode(err, "")
+}
+
+// TestListsUseIndexes: no page of a list that grows makes the engine sort what it chooses from.
+func TestListsUseIndexes(t *testing.T) {
+	h := newHouse(t, cheap, nil)
+	h.signUp("pat")
+	read, sorting := platformtest.Explaining(t, h.db)
+	for _, question := range []string{"", "sort=id", "sort=updated_at", "sort=-updated_at", "disabled=false", "q=pat", "phone__isnull=true"} {
+		q, err := h.users.Ask(question)
+		h.wantCode(err, "")
+		_, err = listUsers(t.Context(), read, q)
+		h.wantCode(err, "")
+	}
+	if plans := sorting(); plans != "" {
+		t.Error(plans)
+	}
 }

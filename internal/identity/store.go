@@ -10,6 +10,9 @@ import (
 	"levee"
 	"levee/internal/handle"
 	"levee/internal/platform/db"
+	"levee/internal/platform/id"
+	"levee/internal/platform/listing"
+	"levee/internal/platform/permit"
 )
 
 //go:embed schema/*.sql
@@ -232,38 +235,36 @@ func scanIDs(rows *db.Rows, err error) ([]int64, error) {
 	return ids, rows.Err()
 }
 
-// listUsers returns accounts, newest first, and one more than the page's limit when there are more.
-func listUsers(ctx context.Context, q query, f UserFilter) ([]User, error) {
-	where, args := []string{"1 = 1"}, []any{}
-	and := func(condition string, values ...any) {
-		where, args = append(where, condition), append(args, values...)
-	}
-	if f.Name != "" {
-		prefix := handle.Fold(f.Name)
-		and("u.name_key >= ? AND u.name_key < ?", prefix, prefix+"\U0010FFFF")
-	}
-	if f.Phone != "" {
-		and("u.phone = ?", f.Phone)
-	}
-	if f.Roles != 0 {
-		sets, err := rolesWith(ctx, q, f.Roles)
-		if err != nil || len(sets) == 0 {
-			return nil, err
-		}
-		and("u.roles IN ("+places(len(sets))+")", sets...)
-	}
-	if f.Disabled != nil {
-		disabled := 0
-		if *f.Disabled {
-			disabled = 1
-		}
-		and("u.disabled = ?", disabled)
-	}
-	if f.Page.After != 0 {
-		and("u.id < ?", f.Page.After)
-	}
-	return scanUsers(q(ctx, `SELECT `+userColumns+` FROM identity_user u WHERE `+strings.Join(where, " AND ")+
-		` ORDER BY u.id DESC LIMIT ?`, append(args, f.Page.Limit+1)...))
+func userList(sealer *id.Sealer, permits *permit.Table, country string) *listing.List[userView] {
+	return listing.New[userView](listing.Spec{Name: "users", Open: sealer.Open, ScanMost: 20_000, Export: true,
+		Fields: []listing.Field{
+			{Name: "id", Type: listing.ID, Kind: levee.KindUser, Column: "u.id", Doc: "Public id, usr_…"},
+			{Name: "name", Is: nameBegins, Fold: handle.Fold, Doc: "How the name begins, without case"},
+			{Name: "phone", Column: "u.phone", Nullable: true, Doc: "The whole number",
+				Read: func(field, text string) (any, error) { return handle.ParsePhone(field, text, country) }},
+			{Name: "role", Scans: true, Is: hasRole, Doc: "Has this role, perhaps among others", Read: func(field, text string) (any, error) {
+				role, ok := permits.Role(text)
+				if !ok {
+					return nil, levee.Invalid(field, "one of "+strings.Join(permits.Names(permits.Known()), ", "), text)
+				}
+				return int64(role), nil
+			}},
+			{Name: "disabled", Type: listing.Bool, Column: "u.disabled", Scans: true, Doc: "Whether it is shut"},
+			{Name: "created_at", Type: listing.Time, Column: "u.created_at", Scans: true, Doc: "When it was made"},
+			{Name: "updated_at", Type: listing.Time, Column: "u.updated_at", Scans: true, Doc: "When it last changed"},
+		},
+		Search: []string{"u.name_key"}, Fold: handle.Fold,
+		Keys: []listing.Key{{Name: "id", Column: "u.id"}, {Name: "updated_at", Column: "u.updated_at"}}, Order: "-id", Unique: "id"})
+}
+
+func nameBegins(prefix any) (string, []any) {
+	return "u.name_key >= ? AND u.name_key < ?", []any{prefix, prefix.(string) + "\U0010FFFF"} //nolint:errcheck // a text field
+}
+
+func hasRole(role any) (string, []any) { return "u.roles & ? <> 0", []any{role} }
+
+func listUsers(ctx context.Context, q query, asked *listing.Query) (*listing.Found[User], error) {
+	return listing.Rows(ctx, listing.Reader(q), asked, userColumns, "identity_user u", func(row listing.Row) (User, error) { return scanUser(row) })
 }
 
 // changedUsers returns accounts that were changed after the given moment in microseconds (or in it, with a higher id), in that

@@ -12,6 +12,7 @@ import (
 	"levee/internal/handle"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
 	"levee/internal/token"
 	"levee/internal/trail"
@@ -31,15 +32,6 @@ type NewUser struct {
 	Password obs.Secret
 	// Roles: for Create only; 0 means customer. The house's permissions know which there are.
 	Roles levee.Roles
-}
-
-// UserFilter chooses accounts; zero fields choose all.
-type UserFilter struct {
-	Name     string // how the name begins, without case
-	Phone    string // the whole number
-	Roles    levee.Roles
-	Disabled *bool
-	Page     levee.Page
 }
 
 // SignUp makes a customer's account. CodeInvalid names the field that is not allowed; CodeConflict a name or phone number that is
@@ -145,23 +137,13 @@ func (s *Service) ByID(ctx context.Context, id levee.UserID) (u User, err error)
 	return row.User, err
 }
 
-// List returns accounts, newest first, and whether there are more. For administrators; else CodeForbidden.
-func (s *Service) List(ctx context.Context, f UserFilter) (list []User, more bool, err error) {
+// List returns a page of accounts. For administrators; else CodeForbidden.
+func (s *Service) List(ctx context.Context, q *listing.Query) (_ *listing.Found[User], err error) {
 	defer levee.Wrap(&err, "identity.List")
 	if err := require(levee.ActorFrom(ctx), levee.AccountsOfOthers); err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	if utf8.RuneCountInString(f.Name) > handle.MaxName {
-		return nil, false, levee.Invalid("name", fmt.Sprintf("at most %d characters", handle.MaxName), f.Name)
-	}
-	if f.Phone != "" {
-		if f.Phone, err = handle.ParsePhone("phone", f.Phone, s.cfg.PhoneCountry); err != nil {
-			return nil, false, err
-		}
-	}
-	f.Page = f.Page.Normal()
-	list, err = listUsers(ctx, s.db.Query, f)
-	return list[:min(len(list), f.Page.Limit)], len(list) > f.Page.Limit, err
+	return listUsers(ctx, s.db.Query, q)
 }
 
 // Disable shuts an account and ends all its sessions: whatever it holds is refused from the next call on. For administrators;

@@ -8,6 +8,7 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
 )
@@ -28,8 +29,8 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary: "Where the caller stands in a sale's line"}, s.getMine)
 	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/sales/{sale}/line/mine", ID: "leaveSaleLine", Tag: tag, Roles: buyers, Status: 204, Limit: limit.Write,
 		Errors: []int{404, 409}, Summary: "Leave a sale's line"}, s.deleteMine)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/line", ID: "listSaleLine", Tag: tag, Roles: operators, Limit: limit.Read,
-		Errors: []int{404}, Summary: "The entries of a sale's line, newest first, and how many are in each state"}, s.getLine)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/line", ID: "listSaleLine", Tag: tag, Roles: operators, Limit: limit.Read,
+		Errors: []int{404}, Summary: "The entries of a sale's line, newest first, and how many are in each state"}, s.entries, s.getLine)
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/line/events", ID: "watchSaleLine", Tag: tag, Timeout: -1, Quiet: true,
 		Summary: "Watch how long a sale's line is (server-sent events, at most one a second)"}, http.HandlerFunc(s.watchLine),
 		web.RawDoc{Produces: []string{"text/event-stream"}, Responses: map[int]any{200: nil}})
@@ -191,37 +192,17 @@ type listedEntry struct {
 	Buyer string `json:"buyer"`
 }
 
-type lineOut struct {
-	Body struct {
-		Entries []listedEntry    `json:"entries"`
-		Counts  map[string]int64 `json:"counts" doc:"Entries by status"`
-		Next    string           `json:"next,omitempty" doc:"Give it as after to read on"`
-	}
+type lineView struct {
+	listing.Page[listedEntry]
+	Counts map[string]int64 `json:"counts" doc:"Entries by status"`
 }
 
-func (s *Service) getLine(ctx context.Context, in *struct {
-	Sale   string `path:"sale" doc:"The sale's id"`
-	Status string `query:"status" enum:"entered,waiting,offered,ordered,lapsed,lost,left,over" doc:"Only entries with this status"`
-	After  string `query:"after" doc:"The id of the last one of the page before"`
-	Limit  int    `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
-}) (*lineOut, error) {
+func (s *Service) getLine(ctx context.Context, in *salePath, q *listing.Query) (*lineView, error) {
 	v, err := s.Sales.ByPublicID(ctx, in.Sale)
 	if err != nil {
 		return nil, err
 	}
-	p := levee.Page{Limit: in.Limit}.Normal()
-	if in.After != "" {
-		if p.After, err = s.Sealer.Open(levee.KindEntry, in.After); err != nil {
-			return nil, levee.Invalid("query.after", "the id of an entry", in.After)
-		}
-	}
-	var state State
-	for n, name := range stateNames {
-		if name != "" && name == in.Status {
-			state = State(n)
-		}
-	}
-	list, err := s.list(ctx, v.ID, state, p)
+	found, err := readLine(ctx, s.DB.Query, v.ID, q)
 	if err != nil {
 		return nil, err
 	}
@@ -229,16 +210,11 @@ func (s *Service) getLine(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	out := &lineOut{}
-	out.Body.Entries, out.Body.Counts = make([]listedEntry, len(list)), map[string]int64{}
-	for i, e := range list {
-		out.Body.Entries[i] = listedEntry{s.view(e, false), s.Sealer.Seal(levee.KindUser, int64(e.Buyer))}
-	}
+	out := &lineView{Counts: map[string]int64{}, Page: *listing.Show(q, found, func(e Entry) listedEntry {
+		return listedEntry{s.view(e, false), s.Sealer.Seal(levee.KindUser, int64(e.Buyer))}
+	})}
 	for state, n := range tally {
-		out.Body.Counts[state.String()] = n
-	}
-	if len(list) == p.Limit {
-		out.Body.Next = out.Body.Entries[len(list)-1].Entry
+		out.Counts[state.String()] = n
 	}
 	return out, nil
 }

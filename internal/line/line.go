@@ -30,6 +30,7 @@ import (
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
 	"levee/internal/platform/job"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
@@ -70,6 +71,7 @@ type Deps struct {
 // Service is the room. Safe for concurrent use.
 type Service struct {
 	Deps
+	entries *listing.List[listedEntry]
 	log     *slog.Logger
 	metrics *metrics
 	seals   *seals
@@ -86,7 +88,7 @@ type Service struct {
 // for a key that has not 32 bytes. Call Warm before the server listens.
 func New(d Deps) (_ *Service, err error) {
 	defer levee.Wrap(&err, "line.New")
-	s := &Service{Deps: d, log: d.Obs.Named("line"), metrics: newMetrics(d.Obs.Metrics), book: book{lines: map[levee.SaleID]*places{}},
+	s := &Service{Deps: d, entries: entryList(d.Sealer), log: d.Obs.Named("line"), metrics: newMetrics(d.Obs.Metrics), book: book{lines: map[levee.SaleID]*places{}},
 		rung: make(chan struct{}, 1)}
 	s.term.Store(&node.Term{})
 	if s.seals, err = newSeals(d.Key); err != nil {

@@ -144,7 +144,7 @@ func (s *street) count(what string, err error) {
 
 // order picks an order of the sale in a state.
 func (s *street) order(r *rand.Rand, p *place, state order.State) (o order.Order, ok bool) {
-	list, _, err := p.orders.List(context.Background(), operator, order.Filter{State: state, SourceRef: int64(s.v.ID), Source: "sale", Page: levee.Page{Limit: 100}})
+	list, err := listOrders(p.orders, "source=sale&state="+state.String()+"&sale="+p.Sealer.Seal(levee.KindSale, int64(s.v.ID)))
 	if err != nil {
 		s.t.Error(err)
 	}
@@ -454,7 +454,7 @@ func TestNodesGiveInOrder(t *testing.T) {
 	}
 	// Everybody gives up what he has, until nobody waits.
 	for range 4 {
-		list, _, err := n.orders.List(t.Context(), operator, order.Filter{State: order.StateCreated, SourceRef: int64(s.v.ID), Source: "sale", Page: levee.Page{Limit: 100}})
+		list, err := listOrders(n.orders, "source=sale&state=created&sale="+n.Sealer.Seal(levee.KindSale, int64(s.v.ID)))
 		if err != nil {
 			t.Fatal(err)
 		}

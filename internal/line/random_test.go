@@ -42,7 +42,7 @@ func (p *player) count(what string, err error) {
 
 // orders picks an order of the sale in a state, at random.
 func (p *player) order(state order.State) (order.Order, bool) {
-	list, _, err := p.orders.List(p.t.Context(), operator, order.Filter{State: state, SourceRef: int64(p.v.ID), Source: "sale", Page: levee.Page{Limit: 100}})
+	list, err := listOrders(p.orders, "source=sale&state="+state.String()+"&sale="+p.Sealer.Seal(levee.KindSale, int64(p.v.ID)))
 	if err != nil {
 		p.t.Fatal(err)
 	}

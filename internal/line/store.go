@@ -7,6 +7,8 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/id"
+	"levee/internal/platform/listing"
 )
 
 // querier is a *db.DB (what is committed) or a *db.Tx (what the transaction sees).
@@ -282,17 +284,25 @@ func changes(ctx context.Context, q querier, where string, args ...any) (list []
 	})
 }
 
-// list returns entries of a sale, newest first, and perhaps of one state only.
-func (s *Service) list(ctx context.Context, sale levee.SaleID, state State, p levee.Page) ([]Entry, error) {
-	after := p.After
-	if after == 0 {
-		after = 1<<63 - 1
+func entryList(sealer *id.Sealer) *listing.List[listedEntry] {
+	stored := map[string]any{}
+	for n, name := range stateNames {
+		stored[name] = int64(n)
 	}
-	where, args := "sale_id=? AND id<?", []any{sale, after}
-	if state != 0 { // the plus keeps the engine from the order of places, which it would have to sort
-		where, args = where+" AND +state=?", append(args, state)
-	}
-	return entries(ctx, s.DB, where+" ORDER BY id DESC LIMIT ?", append(args, p.Limit)...)
+	return listing.New[listedEntry](listing.Spec{Name: "line", Open: sealer.Open, ScanMost: 20_000, Export: true,
+		Fields: []listing.Field{
+			// The plus keeps the engine from the order of places, which it would have to sort.
+			{Name: "status", Type: listing.Choice, Column: "+state", Choices: stateNames[1:], Stored: stored, Scans: true, Doc: "Where the entry stands"},
+			{Name: "buyer", Type: listing.ID, Kind: levee.KindUser, Column: "buyer_id", Doc: "Whose it is"},
+			{Name: "entered_at", Type: listing.Time, Column: "created_at", Scans: true, Doc: "When it was made"},
+		},
+		Keys: []listing.Key{{Name: "id", Column: "id"}}, Order: "-id", Unique: "id"})
+}
+
+// readLine returns a page of the entries of a sale.
+func readLine(ctx context.Context, read listing.Reader, sale levee.SaleID, q *listing.Query) (*listing.Found[Entry], error) {
+	q.Where("sale_id = ?", sale)
+	return listing.Rows(ctx, read, q, entryColumns, "line_entry", func(row listing.Row) (Entry, error) { return scanEntry(row) })
 }
 
 // tally counts a line's entries by state.

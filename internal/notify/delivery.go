@@ -6,6 +6,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/listing"
 )
 
 // The states of a delivery in SQL; the numbers must not change.
@@ -51,30 +52,17 @@ type Attempt struct {
 	Error    string
 }
 
-// Deliveries lists a webhook's deliveries, newest first, and where the next page begins (0: there is none). state "" is all. A page
-// may hold fewer than asked for, even none, and still have a next one. For operators (CodeForbidden). CodeNotFound.
-func (s *Service) Deliveries(ctx context.Context, id levee.WebhookID, state string, p levee.Page) (list []Delivery, next int64, err error) {
+// Deliveries returns a page of a webhook's deliveries. It may hold fewer than asked for, even none, and still have a next one. For operators
+// (CodeForbidden). CodeNotFound.
+func (s *Service) Deliveries(ctx context.Context, id levee.WebhookID, q *listing.Query) (_ *listing.Found[Delivery], err error) {
 	defer levee.Wrap(&err, "notify.Deliveries(%d)", id)
 	if err := somebody(ctx); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	if _, err := readWebhook(ctx, s.db.Query, id); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	p = p.Normal()
-	switch state {
-	case "failed":
-		return listDue(ctx, s.db, id, stateFailed, p)
-	case "parked":
-		return listDue(ctx, s.db, id, stateParked, p)
-	case "":
-		return listRecent(ctx, s.db.Query, id, []int{stateBehind, stateReady, stateFailed, stateDelivered, stateParked}, p)
-	case "pending":
-		return listRecent(ctx, s.db.Query, id, []int{stateBehind, stateReady}, p)
-	case "delivered":
-		return listRecent(ctx, s.db.Query, id, []int{stateDelivered}, p)
-	}
-	return nil, 0, levee.Invalid("query.state", "pending, delivered, failed or parked", state)
+	return listDeliveries(ctx, s.db.Query, id, q)
 }
 
 // Delivery returns one delivery with its body as it is sent, and its attempts, oldest first. For operators (CodeForbidden).

@@ -16,6 +16,7 @@ import (
 
 	"levee"
 	"levee/internal/identity"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/node"
 )
 
@@ -313,7 +314,7 @@ func TestWebhookRules(t *testing.T) {
 		"rotate":     func(ctx context.Context) error { _, _, err := h.Rotate(ctx, w.ID, identity.Origin{}); return err },
 		"delete":     func(ctx context.Context) error { return h.Delete(ctx, w.ID, identity.Origin{}) },
 		"ping":       func(ctx context.Context) error { _, err := h.Ping(ctx, w.ID); return err },
-		"deliveries": func(ctx context.Context) error { _, _, err := h.Deliveries(ctx, w.ID, "", levee.Page{}); return err },
+		"deliveries": func(ctx context.Context) error { _, err := h.Deliveries(ctx, w.ID, &listing.Query{}); return err },
 		"delivery":   func(ctx context.Context) error { _, _, _, err := h.Delivery(ctx, 1); return err },
 		"replay":     func(ctx context.Context) error { _, err := h.Replay(ctx, 1); return err },
 		"replay since": func(ctx context.Context) error {

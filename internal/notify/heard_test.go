@@ -191,8 +191,7 @@ func TestSalesAndLines(t *testing.T) {
 		}
 		kinds := map[string]int{}
 		for _, user := range []levee.UserID{1000, 1001} {
-			list, _, _, err := h.Notices(levee.WithActor(t.Context(), levee.Actor{User: user}), false, levee.Page{})
-			h.must(err)
+			list, _, _ := h.notices(user, "")
 			for _, n := range list {
 				kinds[fmt.Sprint(user, " ", n.Kind)]++
 			}

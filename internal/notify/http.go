@@ -7,6 +7,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -17,8 +18,8 @@ const (
 
 // Routes adds the room's operations.
 func (s *Service) Routes(srv *web.Server) {
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/notices", ID: "listNotices", Tag: "notices", Roles: everybody, Limit: limit.Read,
-		Errors: []int{404}, Summary: "One's own notices, newest first", Description: "The newest 200 of the last 90 days."}, s.getNotices)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/notices", ID: "listNotices", Tag: "notices", Roles: everybody, Limit: limit.Read,
+		Errors: []int{404}, Summary: "One's own notices, newest first", Description: "The newest 200 of the last 90 days."}, s.notices, s.getNotices)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/notices/reads", ID: "readNotices", Tag: "notices", Roles: everybody, Status: 204, Limit: limit.Write,
 		Errors: []int{404}, Summary: "Mark one's notices as read, up to this one"}, s.postReads)
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/notices/events", ID: "watchNotices", Tag: "notices", Roles: everybody, Timeout: -1, Quiet: true,
@@ -52,39 +53,17 @@ func (s *Service) viewNotice(n *Notice) noticeView {
 	return v
 }
 
-type noticesOutput struct {
-	Body struct {
-		Items  []noticeView `json:"items"`
-		Unread int          `json:"unread" doc:"How many of all are not read"`
-		Next   string       `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
+type noticesView struct {
+	listing.Page[noticeView]
+	Unread int `json:"unread" doc:"How many of all are not read"`
 }
 
-func (s *Service) getNotices(ctx context.Context, in *struct {
-	After  string `query:"after" maxLength:"64" doc:"next of the page before"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-	Unread bool   `query:"unread" doc:"Only those that are not read"`
-}) (*noticesOutput, error) {
-	p := levee.Page{Limit: in.Limit}
-	if in.After != "" {
-		var err error
-		if p.After, err = s.sealer.Open(levee.KindNotice, in.After); err != nil {
-			return nil, err
-		}
-	}
-	list, unread, next, err := s.Notices(ctx, in.Unread, p)
+func (s *Service) getNotices(ctx context.Context, _ *struct{}, q *listing.Query) (*noticesView, error) {
+	found, unread, err := s.Notices(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &noticesOutput{}
-	out.Body.Unread, out.Body.Items = unread, make([]noticeView, len(list))
-	for i := range list {
-		out.Body.Items[i] = s.viewNotice(&list[i])
-	}
-	if next != 0 {
-		out.Body.Next = s.sealer.Seal(levee.KindNotice, next)
-	}
-	return out, nil
+	return &noticesView{*listing.Show(q, found, func(n Notice) noticeView { return s.viewNotice(&n) }), unread}, nil
 }
 
 func (s *Service) postReads(ctx context.Context, in *struct {

@@ -8,6 +8,7 @@ import (
 	"levee"
 	"levee/internal/identity"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -17,8 +18,8 @@ func (s *Service) webhookRoutes(srv *web.Server) {
 		Errors: []int{409, 422}, Summary: "Have another system told of orders, sales and draws",
 		Description: "Deliveries are signed by the Standard Webhooks scheme with the secret, which is shown this once. " +
 			"Those of one order come one after the other; a delivery may come twice, with the same webhook-id."}, s.postWebhook)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/webhooks", ID: "listWebhooks", Tag: tag, Roles: operators, Limit: limit.Read,
-		Summary: "All webhooks, oldest first"}, s.getWebhooks)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/webhooks", ID: "listWebhooks", Tag: tag, Roles: operators, Limit: limit.Read,
+		Summary: "All webhooks, oldest first"}, listing.New[webhookView](listing.Spec{Name: "webhooks", Whole: true}), s.getWebhooks)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/webhooks/{id}", ID: "getWebhook", Tag: tag, Roles: operators, Limit: limit.Read,
 		Errors: []int{404}, Summary: "One webhook and how it fares"}, s.getWebhook)
 	web.Add(srv, web.Route{Method: "PATCH", Path: "/v1/webhooks/{id}", ID: "updateWebhook", Tag: tag, Roles: operators, Limit: limit.Write,
@@ -30,10 +31,10 @@ func (s *Service) webhookRoutes(srv *web.Server) {
 		Errors: []int{404}, Summary: "Give a webhook a new secret; for 24 hours the old one signs too"}, s.postSecret)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/webhooks/{id}/pings", ID: "pingWebhook", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write,
 		Errors: []int{404, 409}, Summary: "Send a webhook a message of type ping"}, s.postPing)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/webhooks/{id}/deliveries", ID: "listDeliveries", Tag: tag, Roles: operators, Limit: limit.Read,
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/webhooks/{id}/deliveries", ID: "listDeliveries", Tag: tag, Roles: operators, Limit: limit.Read,
 		Errors: []int{404, 422}, Summary: "What a webhook was told and is still to be told",
 		Description: "Newest first; failed and parked ones by when they are due or were parked. Kept 30 days. " +
-			"A page may hold fewer than asked for and still have a next one: go on until next is missing."}, s.getDeliveries)
+			"A page may hold fewer than asked for and still have a next one: go on until next is missing."}, s.deliveries, s.getDeliveries)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/webhooks/{id}/replays", ID: "replayWebhook", Tag: tag, Roles: operators, Status: 202, Limit: limit.Write,
 		Errors: []int{404, 409, 422}, Timeout: time.Minute, Summary: "Send again what a webhook was told of within a time, and what was parked"}, s.postReplays)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/webhook-deliveries/{id}", ID: "getDelivery", Tag: tag, Roles: operators, Limit: limit.Read,
@@ -152,25 +153,16 @@ func (s *Service) postWebhook(ctx context.Context, in *struct {
 	return s.shown(w, secret), nil
 }
 
-func (s *Service) getWebhooks(ctx context.Context, _ *struct{}) (*struct {
-	Body struct {
-		Items []webhookView `json:"items"`
-	}
-}, error) {
+func (s *Service) getWebhooks(ctx context.Context, _ *struct{}, _ *listing.Query) (*listing.Page[webhookView], error) {
 	list, err := s.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &struct {
-		Body struct {
-			Items []webhookView `json:"items"`
-		}
-	}{}
-	out.Body.Items = make([]webhookView, len(list))
+	views := make([]webhookView, len(list))
 	for i, w := range list {
-		out.Body.Items[i] = s.viewWebhook(w)
+		views[i] = s.viewWebhook(w)
 	}
-	return out, nil
+	return listing.Whole(views), nil
 }
 
 func (s *Service) getWebhook(ctx context.Context, in *webhookPath) (*webhookOutput, error) {
@@ -288,44 +280,20 @@ func (s *Service) postPing(ctx context.Context, in *webhookPath) (*deliveryOutpu
 	return &deliveryOutput{Location: v.Links.Self, Body: v}, nil
 }
 
-type deliveriesOutput struct {
-	Body struct {
-		Items []deliveryView `json:"items"`
-		Next  string         `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
-}
-
-func (s *Service) getDeliveries(ctx context.Context, in *struct {
-	ID    string `path:"id" maxLength:"64"`
-	State string `query:"state" enum:"pending,delivered,failed,parked" doc:"All if left out"`
-	After string `query:"after" maxLength:"64" doc:"next of the page before"`
-	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-}) (*deliveriesOutput, error) {
+func (s *Service) getDeliveries(ctx context.Context, in *pathID, q *listing.Query) (*listing.Page[deliveryView], error) {
 	id, err := s.open(in.ID)
 	if err != nil {
 		return nil, err
 	}
-	p := levee.Page{Limit: in.Limit}
-	if in.After != "" {
-		after, err := s.openDelivery(in.After)
-		if err != nil {
-			return nil, err
-		}
-		p.After = int64(after)
-	}
-	list, next, err := s.Deliveries(ctx, id, in.State, p)
+	found, err := s.Deliveries(ctx, id, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &deliveriesOutput{}
-	out.Body.Items = make([]deliveryView, len(list))
-	for i, d := range list {
-		out.Body.Items[i] = s.viewDelivery(d)
-	}
-	if next != 0 {
-		out.Body.Next = s.sealer.Seal(levee.KindDelivery, next)
-	}
-	return out, nil
+	return listing.Show(q, found, s.viewDelivery), nil
+}
+
+type pathID struct {
+	ID string `path:"id" maxLength:"64"`
 }
 
 // DeliveryView is exported because the document knows the fields of what is embedded by an exported name only.

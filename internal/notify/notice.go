@@ -3,11 +3,11 @@ package notify
 import (
 	"context"
 	"encoding/json"
-	"math"
 	"time"
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/listing"
 )
 
 // Notice is what a user should know. Pages put its kind into words.
@@ -21,38 +21,26 @@ type Notice struct {
 	Read  bool
 }
 
-// Notices returns the context's actor's notices, newest first (unread: only those he has not read), how many he has not read, and
-// where the next page begins (0: there is none). The newest 200 are kept, for 90 days. CodeUnauthenticated for visitors.
-func (s *Service) Notices(ctx context.Context, unread bool, p levee.Page) (list []Notice, count int, next int64, err error) {
+// Notices returns a page of the context's actor's notices, and how many of all he has not read. The newest 200 are kept, for 90 days.
+// CodeUnauthenticated for visitors.
+func (s *Service) Notices(ctx context.Context, q *listing.Query) (found *listing.Found[Notice], count int, err error) {
 	defer levee.Wrap(&err, "notify.Notices")
 	user, err := signedIn(ctx)
 	if err != nil {
-		return nil, 0, 0, err
+		return nil, 0, err
 	}
 	upTo, floor, err := noticeBounds(ctx, s.db, user)
 	if err != nil {
-		return nil, 0, 0, err
+		return nil, 0, err
 	}
-	p = p.Normal()
-	after := p.After
-	if after == 0 {
-		after = math.MaxInt64
+	if found, err = readNotices(ctx, s.db.Query, q, user, floor, upTo); err != nil {
+		return nil, 0, err
 	}
-	least := floor
-	if unread {
-		least = max(floor, upTo)
-	}
-	if list, err = readNotices(ctx, s.db.Query, user, after, least, p.Limit); err != nil {
-		return nil, 0, 0, err
-	}
-	for i := range list {
-		list[i].Read = int64(list[i].ID) <= upTo
-	}
-	if len(list) == p.Limit {
-		next = int64(list[len(list)-1].ID)
+	for i := range found.Rows {
+		found.Rows[i].Read = int64(found.Rows[i].ID) <= upTo
 	}
 	count, err = countUnread(ctx, s.db.QueryRow, user, max(floor, upTo))
-	return list, count, next, err
+	return found, count, err
 }
 
 // MarkRead notes that the context's actor has read his notices up to this one. It never goes back. CodeUnauthenticated for visitors.

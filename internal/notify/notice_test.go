@@ -8,14 +8,28 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/platformtest"
 )
 
-func (h *house) notices(user levee.UserID, unread bool, p levee.Page) (list []Notice, count int, next int64) {
+func (h *house) notices(user levee.UserID, question string) (list []Notice, count int, next string) {
 	h.t.Helper()
-	list, count, next, err := h.Notices(levee.WithActor(context.Background(), levee.Actor{User: user}), unread, p)
+	q, err := h.Service.notices.Ask(question)
 	h.must(err)
-	return list, count, next
+	found, count, err := h.Notices(levee.WithActor(context.Background(), levee.Actor{User: user}), q)
+	h.must(err)
+	return found.Rows, count, found.Next(q)
+}
+
+// told lists a webhook's deliveries.
+func (h *house) told(id levee.WebhookID, question string) []Delivery {
+	h.t.Helper()
+	q, err := h.Service.deliveries.Ask(question)
+	h.must(err)
+	found, err := h.Deliveries(h.op, id, q)
+	h.must(err)
+	return found.Rows
 }
 
 func TestNotices(t *testing.T) {
@@ -25,27 +39,27 @@ func TestNotices(t *testing.T) {
 		ids := h.order("sale", 2) // of the users 1000 and 1001
 		h.pay(ids[0])
 		h.until("three notices", time.Minute, func() bool { return h.count(`SELECT COUNT(*) FROM notify_notice`) == 3 })
-		mine, unread, next := h.notices(1000, false, levee.Page{})
-		if len(mine) != 2 || unread != 2 || next != 0 || mine[0].Kind != typePaid || mine[1].Kind != typeCreated || mine[0].Order != ids[0] || mine[0].Sale != 42 || mine[0].Read {
+		mine, unread, next := h.notices(1000, "")
+		if len(mine) != 2 || unread != 2 || next != "" || mine[0].Kind != typePaid || mine[1].Kind != typeCreated || mine[0].Order != ids[0] || mine[0].Sale != 42 || mine[0].Read {
 			t.Fatalf("%+v, %d unread", mine, unread)
 		}
-		if other, _, _ := h.notices(1001, false, levee.Page{}); len(other) != 1 || other[0].Order != ids[1] {
+		if other, _, _ := h.notices(1001, ""); len(other) != 1 || other[0].Order != ids[1] {
 			t.Errorf("the other sees %+v", other)
 		}
 		me := levee.WithActor(t.Context(), levee.Actor{User: 1000})
 		h.must(h.MarkRead(me, mine[1].ID))
-		if list, unread, _ := h.notices(1000, true, levee.Page{}); len(list) != 1 || unread != 1 || list[0].Kind != typePaid {
+		if list, unread, _ := h.notices(1000, "unread=true"); len(list) != 1 || unread != 1 || list[0].Kind != typePaid {
 			t.Errorf("unread are %+v, %d", list, unread)
 		}
 		h.must(h.MarkRead(me, mine[0].ID))
 		h.must(h.MarkRead(me, mine[1].ID)) // never back
-		if list, unread, _ := h.notices(1000, false, levee.Page{}); unread != 0 || !list[0].Read || !list[1].Read {
+		if list, unread, _ := h.notices(1000, ""); unread != 0 || !list[0].Read || !list[1].Read {
 			t.Errorf("%+v, %d unread", list, unread)
 		}
-		if _, unread, _ := h.notices(1001, false, levee.Page{}); unread != 1 {
+		if _, unread, _ := h.notices(1001, ""); unread != 1 {
 			t.Error("one user's reading is another's")
 		}
-		if _, _, _, err := h.Notices(t.Context(), false, levee.Page{}); levee.CodeOf(err) != levee.CodeUnauthenticated {
+		if _, _, err := h.Notices(t.Context(), &listing.Query{}); levee.CodeOf(err) != levee.CodeUnauthenticated {
 			t.Errorf("a visitor: %v", err)
 		}
 		if err := h.MarkRead(t.Context(), 1); levee.CodeOf(err) != levee.CodeUnauthenticated {
@@ -74,15 +88,15 @@ func TestNoticesAreBounded(t *testing.T) {
 	write(1, 1300)
 	write(2, 150)
 	seen, pages := map[levee.NoticeID]bool{}, 0
-	for p := (levee.Page{Limit: 90}); ; pages++ {
-		list, unread, next := h.notices(1, false, p)
+	for cursor := ""; ; pages++ {
+		list, unread, next := h.notices(1, "limit=90"+cursor)
 		if unread != noticesPerUser {
 			t.Fatalf("%d unread", unread)
 		}
 		for _, n := range list {
 			seen[n.ID] = true
 		}
-		if p.After = next; next == 0 {
+		if cursor = "&cursor=" + next; next == "" {
 			break
 		}
 	}
@@ -129,5 +143,32 @@ func TestLogIsPruned(t *testing.T) {
 	h.must(h.Prune(t.Context()))
 	if a, d := h.count(`SELECT COUNT(*) FROM notify_attempt`), h.count(`SELECT COUNT(*) FROM notify_delivery`); a != 0 || d != 5 {
 		t.Errorf("%d attempts and %d deliveries are left", a, d)
+	}
+}
+
+// TestListsUseIndexes: no page of a list that grows makes the engine sort what it chooses from.
+func TestListsUseIndexes(t *testing.T) {
+	h := newHouse(t)
+	read, sorting := platformtest.Explaining(t, h.DB)
+	for _, question := range []string{"", "state=failed", "state=parked", "state=failed&sort=due_at", "state=pending", "state=delivered&type=order.paid"} {
+		q, err := h.Service.deliveries.Ask(question)
+		h.must(err)
+		_, err = listDeliveries(t.Context(), read, 1, q)
+		h.must(err)
+	}
+	for _, question := range []string{"", "unread=true"} {
+		q, err := h.Service.notices.Ask(question)
+		h.must(err)
+		_, err = readNotices(t.Context(), read, q, 1, 0, 5)
+		h.must(err)
+	}
+	if plans := sorting(); plans != "" {
+		t.Error(plans)
+	}
+	if _, err := h.Service.deliveries.Ask("sort=due_at"); levee.CodeOf(err) != levee.CodeInvalid {
+		t.Errorf("an order that no index serves: %v", err)
+	}
+	if _, err := h.Service.deliveries.Ask("state=failed&sort=id"); levee.CodeOf(err) != levee.CodeInvalid {
+		t.Errorf("an order that its index does not serve: %v", err)
 	}
 }

@@ -33,6 +33,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/id"
 	"levee/internal/platform/job"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/node"
 	"levee/internal/platform/obs"
 	"levee/internal/platform/push"
@@ -134,22 +135,24 @@ type Deps struct {
 
 // Service is the room. Safe for concurrent use.
 type Service struct {
-	db        *db.DB
-	ids       *id.Generator
-	sealer    *id.Sealer
-	push      *push.Hub
-	identity  *identity.Service
-	trail     *trail.Service
-	orders    *order.Service
-	rehearsal func(ctx context.Context, sale levee.SaleID) (bool, error)
-	clock     obs.Clock
-	log       *slog.Logger
-	metrics   *metrics
-	cfg       Config
-	vault     *vault
-	guard     *guard
-	post      poster
-	resolver  *net.Resolver // nil: the system's; tests resolve as they like
+	notices    *listing.List[noticeView]
+	deliveries *listing.List[deliveryView]
+	db         *db.DB
+	ids        *id.Generator
+	sealer     *id.Sealer
+	push       *push.Hub
+	identity   *identity.Service
+	trail      *trail.Service
+	orders     *order.Service
+	rehearsal  func(ctx context.Context, sale levee.SaleID) (bool, error)
+	clock      obs.Clock
+	log        *slog.Logger
+	metrics    *metrics
+	cfg        Config
+	vault      *vault
+	guard      *guard
+	post       poster
+	resolver   *net.Resolver // nil: the system's; tests resolve as they like
 	// fault is called before what the keeper does is checked against its term; tests hold a node still with it.
 	fault func()
 
@@ -176,7 +179,7 @@ func New(d Deps) (_ *Service, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{db: d.DB, ids: d.IDs, sealer: d.Sealer, push: d.Push, identity: d.Identity, trail: d.Trail, orders: d.Orders, clock: d.Obs.Clock,
+	s := &Service{notices: noticeList(d.Sealer), deliveries: deliveryList(d.Sealer), db: d.DB, ids: d.IDs, sealer: d.Sealer, push: d.Push, identity: d.Identity, trail: d.Trail, orders: d.Orders, clock: d.Obs.Clock,
 		log: d.Obs.Named("notify"), metrics: newMetrics(d.Obs.Metrics), cfg: cfg, fault: func() {},
 		tellHeard: func() {}, tellAsked: func() {}, heard: make(chan struct{}, 1), changed: make(chan struct{}, 1), lanes: map[levee.WebhookID]*lane{}}
 	if s.guard, err = newGuard(cfg.AllowHosts); err != nil {

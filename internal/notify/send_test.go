@@ -186,8 +186,7 @@ func TestRetriesAndParking(t *testing.T) {
 		if got := shop.types(h.public(ids[1])); !slices.Equal(got, []string{typeCreated, typePaid}) {
 			t.Errorf("the other order was told %v", got)
 		}
-		list, _, err := h.Deliveries(h.op, hook.ID, "parked", levee.Page{})
-		h.must(err)
+		list := h.told(hook.ID, "state=parked")
 		if len(list) != 1 || list[0].Type != typeCreated {
 			t.Fatalf("parked are %+v", list)
 		}
@@ -238,8 +237,7 @@ func TestTimeout(t *testing.T) {
 		h.run()
 		h.order("sale", 1)
 		time.Sleep(10*time.Second + time.Second)
-		list, _, err := h.Deliveries(h.op, hook.ID, "failed", levee.Page{})
-		h.must(err)
+		list := h.told(hook.ID, "state=failed")
 		if len(list) != 1 || list[0].Attempts != 1 {
 			t.Fatalf("%+v", list)
 		}
@@ -528,8 +526,7 @@ func TestOverWhileUnderWay(t *testing.T) {
 		h.run()
 		h.order("sale", 1)
 		time.Sleep(time.Second)
-		list, _, err := h.Deliveries(h.op, hook.ID, "", levee.Page{})
-		h.must(err)
+		list := h.told(hook.ID, "")
 		h.tx(func(ctx context.Context, tx *db.Tx) error {
 			done, err := finish(ctx, tx, &list[0], stateParked, time.Now())
 			if !done {
@@ -570,8 +567,7 @@ func TestResultsAreWrittenTwice(t *testing.T) {
 	hook, _ := h.hook(shopURL, "order.*")
 	h.order("sale", 3)
 	h.must(h.writeBatch(t.Context(), h.heardRows()[0]))
-	list, _, err := h.Deliveries(h.op, hook.ID, "", levee.Page{})
-	h.must(err)
+	list := h.told(hook.ID, "")
 	l := &lane{s: h.Service, id: hook.ID}
 	for attempt := 1; attempt <= 2; attempt++ {
 		var rs []result

@@ -8,6 +8,8 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/id"
+	"levee/internal/platform/listing"
 )
 
 // query is Query of a *db.DB or of a *db.Tx; queryRow is their QueryRow.
@@ -183,18 +185,32 @@ func (n *Notice) row() []any {
 	return []any{int64(n.ID), int64(n.User), n.Kind, int64(n.Order), int64(n.Sale), n.At.UnixMicro()}
 }
 
-// readNotices returns a user's notices, newest first, those after the given id and not below the floor.
-func readNotices(ctx context.Context, q query, user levee.UserID, after, floor int64, limit int) (list []Notice, err error) {
-	err = each(ctx, q, func(rows *db.Rows) error {
+func noticeList(sealer *id.Sealer) *listing.List[noticeView] {
+	return listing.New[noticeView](listing.Spec{Name: "notices", Open: sealer.Open,
+		Fields: []listing.Field{
+			{Name: "unread", Type: listing.Bool, Only: true, Doc: "true: only those that are not read; false: only those that are"},
+			{Name: "kind", Column: "kind", Doc: "order.paid, line.offered, …"},
+			{Name: "at", Type: listing.Time, Column: "at", Doc: "When it happened"},
+		},
+		Keys: []listing.Key{{Name: "id", Column: "id"}}, Order: "-id", Unique: "id"})
+}
+
+// readNotices reads a page of a user's notices above a bound; upTo is how far he has read.
+func readNotices(ctx context.Context, q query, asked *listing.Query, user levee.UserID, floor, upTo int64) (*listing.Found[Notice], error) {
+	asked.Where("user_id = ? AND id > ?", int64(user), floor)
+	switch asked.Value("unread") {
+	case "true":
+		asked.Where("id > ?", upTo)
+	case "false":
+		asked.Where("id <= ?", upTo)
+	}
+	return listing.Rows(ctx, listing.Reader(q), asked, "id, kind, order_id, sale_id, at", "notify_notice", func(row listing.Row) (Notice, error) {
 		n := Notice{User: user}
 		var at int64
-		err := rows.Scan(&n.ID, &n.Kind, &n.Order, &n.Sale, &at)
+		err := row.Scan(&n.ID, &n.Kind, &n.Order, &n.Sale, &at)
 		n.At = fromMicro(at)
-		list = append(list, n)
-		return err
-	}, `SELECT id, kind, order_id, sale_id, at FROM notify_notice WHERE user_id = ? AND id < ? AND id > ? ORDER BY id DESC LIMIT ?`,
-		int64(user), after, floor, limit)
-	return list, err
+		return n, err
+	})
 }
 
 // noticeBounds returns up to where a user has read, and the id under which his notices are not shown any more (0: all are).

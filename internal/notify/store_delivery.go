@@ -3,18 +3,21 @@ package notify
 import (
 	"context"
 	"errors"
-	"math"
 	"time"
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/id"
+	"levee/internal/platform/listing"
 )
 
 var deliveryColumns = []string{"id", "webhook_id", "subject_kind", "subject_id", "type", "version", "data", "at", "state", "attempts", "status", "due_at",
 	"tried_at", "give_up_at"}
 
-const selectDelivery = `SELECT id, webhook_id, subject_kind, subject_id, type, version, data, at, state, attempts, status, due_at, tried_at, give_up_at
-	FROM notify_delivery`
+const (
+	shownColumns   = `id, webhook_id, subject_kind, subject_id, type, version, data, at, state, attempts, status, due_at, tried_at, give_up_at`
+	selectDelivery = `SELECT ` + shownColumns + ` FROM notify_delivery`
+)
 
 func (d *Delivery) row() []any {
 	return []any{int64(d.ID), int64(d.Webhook), int64(d.SubjectKind), d.Subject, d.Type, d.Version, d.data, micro(d.At), int64(d.state), int64(d.Attempts),
@@ -23,14 +26,18 @@ func (d *Delivery) row() []any {
 
 func scanDeliveries(ctx context.Context, q query, text string, args ...any) (list []Delivery, err error) {
 	err = each(ctx, q, func(rows *db.Rows) error {
-		var d Delivery
-		var at, due, tried, giveUp int64
-		err := rows.Scan(&d.ID, &d.Webhook, &d.SubjectKind, &d.Subject, &d.Type, &d.Version, &d.data, &at, &d.state, &d.Attempts, &d.Status, &due, &tried, &giveUp)
-		d.At, d.DueAt, d.TriedAt, d.GiveUpAt = fromMicro(at), fromMicro(due), fromMicro(tried), fromMicro(giveUp)
+		d, err := scanDelivery(rows)
 		list = append(list, d)
 		return err
 	}, text, args...)
 	return list, err
+}
+
+func scanDelivery(row listing.Row) (d Delivery, err error) {
+	var at, due, tried, giveUp int64
+	err = row.Scan(&d.ID, &d.Webhook, &d.SubjectKind, &d.Subject, &d.Type, &d.Version, &d.data, &at, &d.state, &d.Attempts, &d.Status, &due, &tried, &giveUp)
+	d.At, d.DueAt, d.TriedAt, d.GiveUpAt = fromMicro(at), fromMicro(due), fromMicro(tried), fromMicro(giveUp)
+	return d, err
 }
 
 // readDelivery returns one delivery, or CodeNotFound.
@@ -185,57 +192,40 @@ func readAttempts(ctx context.Context, q query, id levee.DeliveryID) (list []Att
 // scanMost bounds how many deliveries one page looks at: there is no index by webhook and age, as each delivery would pay for it.
 const scanMost = 20_000
 
-// listRecent returns a webhook's deliveries in some states, newest first.
-func listRecent(ctx context.Context, q query, id levee.WebhookID, states []int, p levee.Page) (list []Delivery, next int64, err error) {
-	after := p.After
-	if after == 0 {
-		after = math.MaxInt64
-	}
-	lowest, seen := int64(0), 0
-	err = each(ctx, q, func(rows *db.Rows) error { return rows.Scan(&lowest, &seen) },
-		`SELECT COALESCE(MIN(id), 0), COUNT(*) FROM (SELECT id FROM notify_delivery WHERE id < ? ORDER BY id DESC LIMIT ?) w`, after, scanMost)
-	if err != nil || seen == 0 {
-		return nil, 0, err
-	}
-	args := []any{after, lowest, int64(id)}
-	for _, s := range states {
-		args = append(args, int64(s))
-	}
-	list, err = scanDeliveries(ctx, q, selectDelivery+` WHERE id < ? AND id >= ? AND webhook_id = ? AND state IN (`+places(len(states))+`) ORDER BY id DESC LIMIT ?`,
-		append(args, p.Limit)...)
-	switch {
-	case err != nil:
-	case len(list) == p.Limit:
-		next = int64(list[len(list)-1].ID)
-	case seen == scanMost:
-		next = lowest
-	}
-	return list, next, err
+func deliveryList(sealer *id.Sealer) *listing.List[deliveryView] {
+	return listing.New[deliveryView](listing.Spec{Name: "deliveries", Open: sealer.Open, ScanMost: scanMost, Export: true,
+		Fields: []listing.Field{
+			{Name: "state", Type: listing.Choice, Choices: []string{"pending", "failed", "delivered", "parked"}, Only: true, Order: dueOrder,
+				Doc: "Where it stands; failed and parked ones go by when they are due or were parked, the latest first"},
+			{Name: "type", Column: "type", Scans: true, Doc: "order.paid, sale.state_changed, …"},
+			{Name: "at", Type: listing.Time, Column: "at", Scans: true, Doc: "When it happened"},
+		},
+		Keys: []listing.Key{{Name: "id", Column: "id"}, {Name: "due_at", Column: "due_at", With: true}}, Order: "-id", Unique: "id"})
 }
 
-// listDue returns a webhook's deliveries of one state, the latest due (or over) first.
-func listDue(ctx context.Context, d *db.DB, id levee.WebhookID, state int, p levee.Page) (list []Delivery, next int64, err error) {
-	due := int64(math.MaxInt64)
-	if p.After != 0 {
-		last, err := readDelivery(ctx, d.Query, levee.DeliveryID(p.After))
-		if err != nil {
-			return nil, 0, err
-		}
-		due = last.DueAt.UnixMicro()
+// dueOrder: what an index serves by webhook and state goes by when it is due.
+func dueOrder(state string) string {
+	if state == "failed" || state == "parked" {
+		return "-due_at"
 	}
-	list, err = scanDeliveries(ctx, d.Query, selectDelivery+` WHERE webhook_id = ? AND state = ? AND due_at <= ? AND (due_at < ? OR id < ?) ORDER BY due_at DESC, id DESC LIMIT ?`,
-		int64(id), state, due, due, afterOr(p.After), p.Limit)
-	if err == nil && len(list) == p.Limit {
-		next = int64(list[len(list)-1].ID)
-	}
-	return list, next, err
+	return ""
 }
 
-func afterOr(after int64) int64 {
-	if after == 0 {
-		return math.MaxInt64
+// listDeliveries reads a page of a webhook's deliveries: the few that failed or are parked by their index, others by looking through all.
+func listDeliveries(ctx context.Context, q query, id levee.WebhookID, asked *listing.Query) (*listing.Found[Delivery], error) {
+	switch asked.Value("state") {
+	case "failed":
+		asked.Where("webhook_id = ? AND state = ?", int64(id), stateFailed)
+	case "parked":
+		asked.Where("webhook_id = ? AND state = ?", int64(id), stateParked)
+	case "pending":
+		asked.Whittle("webhook_id = ? AND state IN (?, ?)", int64(id), stateBehind, stateReady)
+	case "delivered":
+		asked.Whittle("webhook_id = ? AND state = ?", int64(id), stateDelivered)
+	default:
+		asked.Whittle("webhook_id = ?", int64(id))
 	}
-	return after
+	return listing.Rows(ctx, listing.Reader(q), asked, shownColumns, "notify_delivery", scanDelivery)
 }
 
 // listOver returns what is over and happened within a time, oldest first.

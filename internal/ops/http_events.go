@@ -7,19 +7,21 @@ import (
 
 	"levee"
 	"levee/internal/platform/event"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
 func (s *Service) eventRoutes(srv *web.Server) {
 	const roles = levee.RoleAdministrator
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/event-listeners", ID: "listEventListeners", Tag: tag, Roles: roles, Errors: []int{503},
-		Summary: "What waits for whom: the listeners, how far behind they are, and what is kept of past events"}, s.getListeners)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/event-listeners", ID: "listEventListeners", Tag: tag, Roles: roles, Errors: []int{503},
+		Summary: "What waits for whom: the listeners, how far behind they are, and what is kept of past events"},
+		listing.New[listenerView](listing.Spec{Name: "event-listeners", Whole: true}), s.getListeners)
 	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/event-listeners/{listener}", ID: "forgetEventListener", Tag: tag, Roles: roles, Status: 204, Errors: []int{404, 409, 503},
 		Summary: "Strike a listener that no program has any more", Description: "What lies ready for it goes, too; what is parked stays. 409: this program has it."}, s.deleteListener)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/event-listeners/{listener}/replay", ID: "replayEvents", Tag: tag, Roles: roles, Status: 202, Errors: []int{404, 422, 503},
 		Summary: "Give a listener past events once more", Description: "In their order per key, live events after them. Effects of the first time are not undone."}, s.postReplay)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/parked-events", ID: "listParkedEvents", Tag: tag, Roles: roles, Errors: []int{422, 503},
-		Summary: "Deliveries of one listener that were given up, oldest event first"}, s.getParked)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/parked-events", ID: "listParkedEvents", Tag: tag, Roles: roles, Errors: []int{422, 503},
+		Summary: "Deliveries of one listener that were given up, oldest event first"}, parkedList(), s.getParked)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/parked-events/{listener}/{event}/retry", ID: "retryParkedEvent", Tag: tag, Roles: roles, Status: 204, Errors: []int{404, 409, 503},
 		Summary: "Deliver a parked event now", Description: "409: it failed again, and stays parked; the answer says why."}, s.postParkedRetry)
 	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/parked-events/{listener}/{event}", ID: "discardParkedEvent", Tag: tag, Roles: roles, Status: 204, Errors: []int{404, 503},
@@ -47,29 +49,21 @@ type replayView struct {
 	Head int64 `json:"head" doc:"Of the last one that is kept"`
 }
 
-type listenersOutput struct {
-	Body struct {
-		Relays   bool           `json:"relays" doc:"This node delivers for all"`
-		Waiting  int            `json:"waiting" doc:"Events that some listener has yet to handle"`
-		OldestMS int64          `json:"oldest_ms"`
-		KeptFrom *time.Time     `json:"kept_from,omitempty" doc:"Of the oldest event that can be replayed"`
-		Kept     int64          `json:"kept" doc:"Events that can be replayed, about"`
-		Items    []listenerView `json:"items" nullable:"false"`
-	}
+type listenersView struct {
+	Relays   bool       `json:"relays" doc:"This node delivers for all"`
+	Waiting  int        `json:"waiting" doc:"Events that some listener has yet to handle"`
+	OldestMS int64      `json:"oldest_ms"`
+	KeptFrom *time.Time `json:"kept_from,omitempty" doc:"Of the oldest event that can be replayed"`
+	Kept     int64      `json:"kept" doc:"Events that can be replayed, about"`
+	listing.Page[listenerView]
 }
 
-func (s *Service) getListeners(ctx context.Context, _ *struct{}) (*listenersOutput, error) {
+func (s *Service) getListeners(ctx context.Context, _ *struct{}, _ *listing.Query) (*listenersView, error) {
 	stats, err := s.Events.Stats(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &listenersOutput{}
-	b := &out.Body
-	b.Relays, b.Waiting, b.OldestMS, b.KeptFrom = stats.Relays, stats.Waiting, stats.Oldest.Milliseconds(), orNil(stats.Log.Oldest)
-	if stats.Log.Last > 0 {
-		b.Kept = stats.Log.Last - stats.Log.First + 1
-	}
-	b.Items = make([]listenerView, len(stats.Listeners))
+	items := make([]listenerView, len(stats.Listeners))
 	for n, l := range stats.Listeners {
 		v := listenerView{Name: l.Name, Events: l.Events, Here: l.Here, Behind: l.Behind, Gone: l.Gone, FirstSeen: orNil(l.FirstSeen), Seen: orNil(l.Seen),
 			Waiting: l.Waiting, OldestMS: l.Oldest.Milliseconds(), Parked: l.Parked, PerSecond: l.PerSecond}
@@ -80,7 +74,12 @@ func (s *Service) getListeners(ctx context.Context, _ *struct{}) (*listenersOutp
 			replay := replayView(l.Replay)
 			v.Replay = &replay
 		}
-		b.Items[n] = v
+		items[n] = v
+	}
+	out := &listenersView{Relays: stats.Relays, Waiting: stats.Waiting, OldestMS: stats.Oldest.Milliseconds(), KeptFrom: orNil(stats.Log.Oldest),
+		Page: *listing.Whole(items)}
+	if stats.Log.Last > 0 {
+		out.Kept = stats.Log.Last - stats.Log.First + 1
 	}
 	return out, nil
 }
@@ -130,39 +129,30 @@ type parkedView struct {
 	ParkedAt time.Time `json:"parked_at"`
 }
 
-type parkedOutput struct {
-	Body struct {
-		Items []parkedView `json:"items" nullable:"false"`
-		Next  string       `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
+func parkedList() *listing.List[parkedView] {
+	return listing.New[parkedView](listing.Spec{Name: "parked-events", Forward: true, Export: true,
+		Fields: []listing.Field{{Name: "listener", Only: true, Required: true, Doc: "Whose deliveries"}},
+		Keys:   []listing.Key{{Name: "event"}}})
 }
 
-func (s *Service) getParked(ctx context.Context, in *struct {
-	Listener string `query:"listener" required:"true" minLength:"1" maxLength:"190"`
-	After    string `query:"after" maxLength:"64" doc:"next of the page before"`
-	Limit    int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-}) (*parkedOutput, error) {
+func (s *Service) getParked(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[parkedView], error) {
 	var after int64
-	if in.After != "" {
-		var err error
-		if after, err = s.Sealer.Open(levee.KindEvent, in.After); err != nil {
-			return nil, levee.Invalid("query.after", "the next of an earlier page", in.After)
-		}
+	if key, ok := q.After(); ok {
+		after, _ = key.(int64)
 	}
-	list, err := s.Events.ParkedOf(ctx, in.Listener, after, in.Limit)
+	list, err := s.Events.ParkedOf(ctx, q.Value("listener"), after, q.Limit)
 	if err != nil {
 		return nil, err
 	}
-	out := &parkedOutput{}
-	out.Body.Items = make([]parkedView, len(list))
+	views := make([]parkedView, len(list))
 	for n, p := range list {
-		out.Body.Items[n] = parkedView{Event: s.Sealer.Seal(levee.KindEvent, p.EventID), Listener: p.Listener, Name: p.Event, Payload: masked(p.Payload),
+		views[n] = parkedView{Event: s.Sealer.Seal(levee.KindEvent, p.EventID), Listener: p.Listener, Name: p.Event, Payload: masked(p.Payload),
 			Attempts: p.Attempts, Error: p.Error, ParkedAt: p.ParkedAt.UTC()}
 	}
-	if len(list) == in.Limit {
-		out.Body.Next = out.Body.Items[in.Limit-1].Event
+	if len(list) < q.Limit {
+		return listing.Rest(q, views, nil), nil
 	}
-	return out, nil
+	return listing.Rest(q, views, list[len(list)-1].EventID), nil
 }
 
 type parkedPath struct {

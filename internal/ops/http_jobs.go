@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/id"
 	"levee/internal/platform/job"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -26,8 +28,8 @@ func (s *Service) jobRoutes(srv *web.Server) {
 		Summary: "Let no job of a pool or kind begin, on any node, within a second", Description: "What runs goes on; what is enqueued waits. A second time changes nothing."}, s.putPause)
 	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/job-queue/pauses/{what}/{name}", ID: "resumeJobs", Tag: tag, Roles: roles, Status: 204, Errors: []int{422, 503},
 		Summary: "Let the jobs of a pool or kind begin again"}, s.deletePause)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/jobs", ID: "listJobs", Tag: tag, Roles: roles, Errors: []int{422, 503}, Summary: "Jobs of one state, newest first",
-		Description: "A page may hold fewer jobs than asked for and still have a next one: go on until next is missing."}, s.getJobs)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/jobs", ID: "listJobs", Tag: tag, Roles: roles, Errors: []int{422, 503}, Summary: "Jobs of one state, newest first",
+		Description: "A page may hold fewer jobs than asked for and still have a next one: go on until next is missing."}, jobList(s.Sealer), s.getJobs)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/jobs/{id}", ID: "getJob", Tag: tag, Roles: roles, Errors: []int{404, 503}, Summary: "A job",
 		Description: "One that is over is there for as long as its kind keeps it."}, s.getJob)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/jobs/{id}/cancellation", ID: "cancelJob", Tag: tag, Roles: roles, Status: 204, Errors: []int{404, 503},
@@ -132,43 +134,35 @@ func (s *Service) postRetry(ctx context.Context, in *jobPath) (*struct{}, error)
 	return nil, s.act(ctx, "job.retry", in.ID, trailed{i.Kind, string(i.State)}, nil, func(ctx context.Context) error { return s.Jobs.RetryDead(ctx, i.ID) })
 }
 
-type jobsInput struct {
-	State  string `query:"state" enum:"waiting,later,running,done,cancelled,dead" default:"waiting"`
-	Kind   string `query:"kind" maxLength:"190"`
-	Pool   string `query:"pool" maxLength:"190"`
-	Source string `query:"source" maxLength:"190" doc:"schedule/NAME: the jobs of a schedule"`
-	After  string `query:"after" maxLength:"64" doc:"next of the page before"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
+func jobList(sealer *id.Sealer) *listing.List[jobView] {
+	return listing.New[jobView](listing.Spec{Name: "jobs", Forward: true, Open: sealer.Open, Export: true,
+		Fields: []listing.Field{
+			{Name: "state", Type: listing.Choice, Only: true, Default: "waiting", Doc: "Where they stand",
+				Choices: []string{"waiting", "later", "running", "done", "cancelled", "dead"}},
+			{Name: "kind", Only: true, Doc: "Of one kind"},
+			{Name: "pool", Only: true, Doc: "Of one pool"},
+			{Name: "source", Only: true, Doc: "schedule/NAME: the jobs of a schedule"},
+		},
+		Keys: []listing.Key{{Name: "id"}}})
 }
 
-type jobsOutput struct {
-	Body struct {
-		Items []jobView `json:"items" nullable:"false"`
-		Next  string    `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
-}
-
-func (s *Service) getJobs(ctx context.Context, in *jobsInput) (*jobsOutput, error) {
-	f := job.Filter{State: job.State(in.State), Kind: in.Kind, Pool: in.Pool, Source: in.Source, Limit: in.Limit}
-	if in.After != "" {
-		var err error
-		if f.Before, err = s.Sealer.Open(levee.KindJob, in.After); err != nil {
-			return nil, levee.Invalid("query.after", "the next of an earlier page", in.After)
-		}
+func (s *Service) getJobs(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[jobView], error) {
+	f := job.Filter{State: job.State(q.Value("state")), Kind: q.Value("kind"), Pool: q.Value("pool"), Source: q.Value("source"), Limit: q.Limit}
+	if key, ok := q.After(); ok {
+		f.Before, _ = key.(int64)
 	}
 	page, next, err := s.Jobs.List(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	out := &jobsOutput{}
-	out.Body.Items = make([]jobView, len(page))
+	views := make([]jobView, len(page))
 	for n, i := range page {
-		out.Body.Items[n] = s.viewJob(i)
+		views[n] = s.viewJob(i)
 	}
-	if next != 0 {
-		out.Body.Next = s.Sealer.Seal(levee.KindJob, next)
+	if next == 0 {
+		return listing.Rest(q, views, nil), nil
 	}
-	return out, nil
+	return listing.Rest(q, views, next), nil
 }
 
 type kindView struct {

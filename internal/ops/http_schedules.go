@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/schedule"
 	"levee/internal/platform/web"
 	"levee/internal/platform/when"
@@ -18,7 +19,7 @@ func (s *Service) scheduleRoutes(srv *web.Server) {
 	add := func(method, path, id, summary string) web.Route {
 		return web.Route{Method: method, Path: path, ID: id, Tag: tag, Roles: roles, Summary: summary, Errors: []int{404, 422, 503}, BodyMax: 128 << 10}
 	}
-	web.Add(srv, add("GET", "/v1/schedules", "listSchedules", "Schedules, by name"), s.getSchedules)
+	listing.Add(srv, add("GET", "/v1/schedules", "listSchedules", "Schedules, by name"), scheduleList(), s.getSchedules)
 	r := add("POST", "/v1/schedules", "createSchedule", "Make a schedule")
 	r.Status, r.Errors = 201, []int{409, 413, 422, 503}
 	r.Description = "409: the name is taken."
@@ -121,22 +122,22 @@ func (s *Service) getSchedule(ctx context.Context, in *schedulePath) (*scheduleO
 	return out, err
 }
 
-type schedulesOutput struct {
-	Body struct {
-		Items []scheduleView `json:"items" nullable:"false"`
-		Next  string         `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
+func scheduleList() *listing.List[scheduleView] {
+	return listing.New[scheduleView](listing.Spec{Name: "schedules", Forward: true, Export: true,
+		Fields: []listing.Field{
+			{Name: "prefix", Only: true, Doc: "Only names that begin with it"},
+			{Name: "state", Type: listing.Choice, Only: true, Choices: []string{"active", "paused", "finished"}, Doc: "All if left out"},
+		},
+		Keys: []listing.Key{{Name: "name", Text: true}}})
 }
 
-func (s *Service) getSchedules(ctx context.Context, in *struct {
-	Prefix string `query:"prefix" maxLength:"190" doc:"Only names that begin with it"`
-	State  string `query:"state" enum:"active,paused,finished" doc:"All if left out"`
-	After  string `query:"after" maxLength:"190" doc:"next of the page before"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
-}) (*schedulesOutput, error) {
-	f := schedule.Filter{Prefix: in.Prefix, After: in.After, Limit: in.Limit}
+func (s *Service) getSchedules(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[scheduleView], error) {
+	f := schedule.Filter{Prefix: q.Value("prefix"), Limit: q.Limit}
+	if key, ok := q.After(); ok {
+		f.After, _ = key.(string)
+	}
 	for _, state := range []schedule.State{schedule.Active, schedule.Paused, schedule.Finished} {
-		if state.String() == in.State {
+		if state.String() == q.Value("state") {
 			f.States = []schedule.State{state}
 		}
 	}
@@ -144,12 +145,14 @@ func (s *Service) getSchedules(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	out := &schedulesOutput{}
-	out.Body.Items, out.Body.Next = make([]scheduleView, len(list)), next
+	views := make([]scheduleView, len(list))
 	for n, i := range list {
-		out.Body.Items[n] = s.viewSchedule(i)
+		views[n] = s.viewSchedule(i)
 	}
-	return out, nil
+	if next == "" {
+		return listing.Rest(q, views, nil), nil
+	}
+	return listing.Rest(q, views, next), nil
 }
 
 // Terms are what may be said of a schedule; nil: nothing was said.

@@ -8,6 +8,7 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -20,10 +21,10 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary:     "Buy from the catalog",
 		Description: "Takes the units of every line, all or none, and waits for the payment until pay_by.",
 		Roles:       everybody, Status: 201, Limit: limit.Purchase, Idempotent: true, Errors: []int{401, 403, 404, 409, 410, 422}}, s.postOrder)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders", ID: "listOrders", Tag: "orders",
+	listing.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders", ID: "listOrders", Tag: "orders",
 		Summary:     "My orders; for operators all orders",
 		Description: "Newest first. A page may hold fewer orders than asked for and still have a next one: go on until next is missing.",
-		Roles:       everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404, 422}}, s.getOrders)
+		Roles:       everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.list, s.getOrders)
 	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}", ID: "getOrder", Others: levee.OrdersOfOthers, Tag: "orders", Summary: "One order",
 		Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getOrder)
 	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/timeline", ID: "getOrderTimeline", Others: levee.OrdersOfOthers, Tag: "orders",
@@ -73,19 +74,20 @@ type linksView struct {
 }
 
 type orderView struct {
-	ID        string     `json:"id"`
-	State     string     `json:"state" enum:"created,paid,shipped,done,refunding,refunded,cancelled"`
-	Buyer     string     `json:"buyer"`
-	Source    string     `json:"source" doc:"shop: from the catalog; else the room that sold it"`
-	Sale      string     `json:"sale,omitempty" doc:"The sale it was bought in"`
-	Total     web.Money  `json:"total"`
-	PayBy     *time.Time `json:"pay_by,omitempty" doc:"Until when it waits for its payment"`
-	CreatedAt time.Time  `json:"created_at"`
-	UpdatedAt time.Time  `json:"updated_at"`
-	Version   int64      `json:"version"`
-	Lines     []lineView `json:"lines"`
-	Actions   []string   `json:"actions" doc:"What the caller may do with it now: pay, cancel, ship, complete, refund"`
-	Links     linksView  `json:"links"`
+	ID        string      `json:"id"`
+	State     string      `json:"state" enum:"created,paid,shipped,done,refunding,refunded,cancelled"`
+	Buyer     string      `json:"buyer"`
+	Source    string      `json:"source" doc:"shop: from the catalog; else the room that sold it"`
+	Sale      string      `json:"sale,omitempty" doc:"The sale it was bought in"`
+	Total     web.Money   `json:"total"`
+	PayBy     *time.Time  `json:"pay_by,omitempty" doc:"Until when it waits for its payment"`
+	CreatedAt time.Time   `json:"created_at"`
+	UpdatedAt time.Time   `json:"updated_at"`
+	Version   int64       `json:"version"`
+	Lines     []lineView  `json:"lines"`
+	Actions   []string    `json:"actions" doc:"What the caller may do with it now: pay, cancel, ship, complete, refund"`
+	Links     linksView   `json:"links"`
+	Timeline  []entryView `json:"timeline,omitempty" doc:"Only in lists that are asked with include=timeline"`
 }
 
 type entryView struct {
@@ -104,25 +106,6 @@ type orderOutput struct {
 
 type idInput struct {
 	ID string `path:"id" doc:"The order's id" maxLength:"64"`
-}
-
-type listInput struct {
-	Limit int       `query:"limit" minimum:"1" maximum:"100" default:"20"`
-	After string    `query:"after" maxLength:"64" doc:"next of the page before"`
-	State string    `query:"state" enum:"created,paid,shipped,done,refunding,refunded,cancelled"`
-	Buyer string    `query:"buyer" maxLength:"64" doc:"For operators: one buyer's orders"`
-	From  time.Time `query:"from" doc:"Made at or after this moment"`
-	To    time.Time `query:"to" doc:"Made before this moment"`
-	// Source and sale narrow to where it was bought.
-	Source string `query:"source" maxLength:"32" doc:"shop, sale or rehearsal"`
-	Sale   string `query:"sale" maxLength:"64"`
-}
-
-type listOutput struct {
-	Body struct {
-		Items []orderView `json:"items"`
-		Next  string      `json:"next,omitempty" doc:"Give it as after to get the next page"`
-	}
 }
 
 type timelineOutput struct {
@@ -148,39 +131,25 @@ func (s *Service) postOrder(ctx context.Context, in *struct{ Body buyRequest }) 
 	return s.output(actor, o), nil
 }
 
-func (s *Service) getOrders(ctx context.Context, in *listInput) (*listOutput, error) {
-	f := Filter{Source: in.Source, From: in.From, To: in.To, Page: levee.Page{Limit: in.Limit}}
-	var err error
-	if in.State != "" {
-		if f.State, err = ParseState(in.State); err != nil {
-			return nil, err
-		}
-	}
-	for _, p := range []struct {
-		kind levee.Kind
-		text string
-		into *int64
-	}{{levee.KindOrder, in.After, &f.Page.After}, {levee.KindUser, in.Buyer, (*int64)(&f.Buyer)}, {levee.KindSale, in.Sale, &f.SourceRef}} {
-		if p.text != "" {
-			if *p.into, err = s.sealer.Open(p.kind, p.text); err != nil {
-				return nil, err
-			}
-		}
-	}
+func (s *Service) getOrders(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[orderView], error) {
 	actor := levee.ActorFrom(ctx)
-	orders, next, err := s.List(ctx, actor, f)
+	found, err := s.List(ctx, actor, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &listOutput{}
-	out.Body.Items = make([]orderView, len(orders))
-	for i, o := range orders {
-		out.Body.Items[i] = s.view(actor, o)
+	var steps map[levee.OrderID][]Entry
+	if q.Wants("timeline") {
+		if steps, err = loadHistories(ctx, s.db.Query, found.Rows); err != nil {
+			return nil, err
+		}
 	}
-	if next != 0 {
-		out.Body.Next = s.sealer.Seal(levee.KindOrder, next)
-	}
-	return out, nil
+	return listing.Show(q, found, func(o Order) orderView {
+		v := s.view(actor, o)
+		if steps != nil {
+			v.Timeline = s.viewSteps(steps[o.ID])
+		}
+		return v
+	}), nil
 }
 
 func (s *Service) getOrder(ctx context.Context, in *idInput) (*orderOutput, error) {
@@ -201,6 +170,11 @@ func (s *Service) getTimeline(ctx context.Context, in *idInput) (*timelineOutput
 		return nil, err
 	}
 	out := &timelineOutput{}
+	out.Body.Items = s.viewSteps(steps)
+	return out, nil
+}
+
+func (s *Service) viewSteps(steps []Entry) (list []entryView) {
 	buyer := steps[0].Actor // the creation is the buyer's
 	for _, e := range steps {
 		v := entryView{To: e.To.String(), By: "shop", Reason: e.Reason, At: e.At}
@@ -216,9 +190,9 @@ func (s *Service) getTimeline(ctx context.Context, in *idInput) (*timelineOutput
 		if e.To == StatePaid && e.Ref != 0 {
 			v.Payment = s.sealer.Seal(levee.KindPayment, e.Ref)
 		}
-		out.Body.Items = append(out.Body.Items, v)
+		list = append(list, v)
 	}
-	return out, nil
+	return list
 }
 
 func (s *Service) postCancellation(ctx context.Context, in *struct {

@@ -19,6 +19,7 @@ import (
 	"levee/internal/platform/event"
 	"levee/internal/platform/id"
 	"levee/internal/platform/job"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
 )
 
@@ -137,16 +138,6 @@ type Entry struct {
 	At       time.Time
 }
 
-// Filter narrows List; zero fields do not.
-type Filter struct {
-	Buyer     levee.UserID
-	State     State
-	Source    string
-	SourceRef int64
-	From, To  time.Time // created at or after From, before To
-	Page      levee.Page
-}
-
 // PaidBy is the payment that pays an order. Payment 0 is an order that costs nothing.
 type PaidBy struct {
 	Payment levee.PaymentID
@@ -193,6 +184,7 @@ type Service struct {
 	metrics *metrics
 	cfg     Config
 	sources map[string]Source // written before start only
+	list    *listing.List[orderView]
 	ask     func(context.Context, levee.OrderID) (bool, error)
 	batches batchPool
 	failAt  func(point string) error // tests only: fails a transaction between two of its steps
@@ -221,7 +213,7 @@ func Open(d Deps) (_ *Service, err error) {
 	}
 	s := &Service{
 		db: d.DB, ids: d.IDs, sealer: d.Sealer, events: d.Events, catalog: d.Catalog, clock: d.Clock, audit: d.Audit, log: d.Obs.Named("order"),
-		metrics: m, cfg: cfg, sources: map[string]Source{},
+		metrics: m, cfg: cfg, sources: map[string]Source{}, list: orderList(d.Sealer),
 	}
 	s.AddSource(sourceShop, (*shop)(s))
 	return s, nil
@@ -271,22 +263,23 @@ func (s *Service) ByIDTx(ctx context.Context, tx *db.Tx, id levee.OrderID) (Orde
 	return loadOrder(ctx, tx.Query, id)
 }
 
-// List returns orders, newest first, and where the next page begins (Page.After; 0: there is none). An actor who is no
-// operator sees only his own. A page may hold fewer orders than asked for, even none, and still have a next one: an
-// operator's filters look at a bounded number of orders per page.
-func (s *Service) List(ctx context.Context, actor levee.Actor, f Filter) (_ []Order, next int64, err error) {
+// Ask reads a question about the list of orders, as GET /v1/orders takes it after its question mark. CodeInvalid names the parameter.
+func (s *Service) Ask(question string) (*listing.Query, error) { return s.list.Ask(question) }
+
+// List returns a page of orders. An actor who is no operator sees only his own. A page may hold fewer orders than asked for, even none, and still
+// have a next one: an operator's filters look at a bounded number of orders per page.
+func (s *Service) List(ctx context.Context, actor levee.Actor, q *listing.Query) (_ *listing.Found[Order], err error) {
 	defer levee.Wrap(&err, "order.List")
 	if !isOperator(actor) {
-		if f.Buyer != 0 && f.Buyer != actor.User {
-			return nil, 0, notFound()
+		if buyer := levee.UserID(q.Number("buyer")); buyer != 0 && buyer != actor.User {
+			return nil, notFound()
 		}
 		if !actor.SignedIn() {
-			return nil, 0, levee.E(levee.CodeUnauthenticated, "sign in to see your orders")
+			return nil, levee.E(levee.CodeUnauthenticated, "sign in to see your orders")
 		}
-		f.Buyer = actor.User
+		q.Where("buyer_id = ?", int64(actor.User))
 	}
-	f.Page = f.Page.Normal()
-	return listOrders(ctx, s.db.Query, f)
+	return listOrders(ctx, s.db.Query, q)
 }
 
 // Timeline returns an order's steps, oldest first, to its buyer or an operator; CodeNotFound for anybody else.
@@ -300,7 +293,12 @@ func (s *Service) Timeline(ctx context.Context, actor levee.Actor, id levee.Orde
 	if err != nil {
 		return nil, err
 	}
-	return append([]Entry{{To: StateCreated, Actor: o.Buyer, Reason: o.Source, At: o.CreatedAt}}, steps...), nil
+	return append([]Entry{creation(o)}, steps...), nil
+}
+
+// creation is the first step of an order, which its own row tells.
+func creation(o Order) Entry {
+	return Entry{To: StateCreated, Actor: o.Buyer, Reason: o.Source, At: o.CreatedAt}
 }
 
 // isOperator reports whether the actor deals with everybody's orders.

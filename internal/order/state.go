@@ -66,16 +66,6 @@ func (s State) MayBecome(to State) bool {
 	return int(s) < len(next) && slices.Contains(next[s], to)
 }
 
-// ParseState reads a state's name. Another word is CodeInvalid.
-func ParseState(name string) (State, error) {
-	for s, n := range stateNames {
-		if n == name && n != "" {
-			return State(s), nil
-		}
-	}
-	return 0, levee.Invalid("state", "one of created, paid, shipped, done, refunding, refunded, cancelled", name)
-}
-
 func illegal(from, to State) error {
 	return levee.E(levee.CodeConflict, "the order is %s, it cannot become %s", from, to).
 		With("state", from.String())

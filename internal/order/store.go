@@ -3,12 +3,13 @@ package order
 import (
 	"context"
 	"errors"
-	"math"
 	"strings"
 	"time"
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/id"
+	"levee/internal/platform/listing"
 )
 
 // query is DB.Query or Tx.Query: what a store function reads through.
@@ -32,13 +33,13 @@ func each(ctx context.Context, q query, fn func(rows *db.Rows) error, text strin
 func fromMicro(n int64) time.Time { return time.UnixMicro(n).UTC() }
 
 const (
-	selectHead = `SELECT id, buyer_id, source, source_ref, state, total_minor, currency, due_at, postponed,` +
-		` created_at, updated_at, version FROM order_head`
-	selectItem = `SELECT order_id, sku_id, product_id, title, quantity, price_minor FROM order_item`
-	selectStep = `SELECT from_state, to_state, actor_id, ref, reason, at FROM order_history WHERE order_id = ?`
+	shownColumns = `id, buyer_id, source, source_ref, state, total_minor, currency, due_at, postponed, created_at, updated_at, version`
+	selectHead   = `SELECT ` + shownColumns + ` FROM order_head`
+	selectItem   = `SELECT order_id, sku_id, product_id, title, quantity, price_minor FROM order_item`
+	selectStep   = `SELECT from_state, to_state, actor_id, ref, reason, at FROM order_history WHERE order_id = ?`
 )
 
-func scanHead(rows *db.Rows) (o Order, err error) {
+func scanHead(rows listing.Row) (o Order, err error) {
 	var due db.NullInt64
 	var postponed, created, updated int64
 	err = rows.Scan(&o.ID, &o.Buyer, &o.Source, &o.SourceRef, &o.State, &o.Total.Minor, &o.Total.Currency, &due, &postponed,
@@ -163,55 +164,52 @@ func updateDue(ctx context.Context, tx *db.Tx, d dueOrder, to time.Time) error {
 // would be paid for by every order of a sale.
 const scanMost = 20_000
 
-func listOrders(ctx context.Context, q query, f Filter) (orders []Order, next int64, err error) {
-	after := f.Page.After
-	if after == 0 {
-		after = math.MaxInt64
+func orderList(sealer *id.Sealer) *listing.List[orderView] {
+	stored := map[string]any{}
+	for _, state := range States() {
+		stored[state.String()] = int64(state)
 	}
-	window := []string{"id < ?"}
-	args := []any{after}
-	if f.Buyer != 0 {
-		window, args = append(window, "buyer_id = ?"), append(args, int64(f.Buyer))
-	}
-	lowest, seen := int64(0), 0
-	err = each(ctx, q, func(rows *db.Rows) error { return rows.Scan(&lowest, &seen) },
-		`SELECT COALESCE(MIN(id), 0), COUNT(*) FROM (SELECT id FROM order_head WHERE `+strings.Join(window, " AND ")+` ORDER BY id DESC LIMIT ?) w`,
-		append(args, scanMost)...)
-	if err != nil || seen == 0 {
-		return nil, 0, err
-	}
-	where, values := append(window, "id >= ?"), append(args, lowest)
-	add := func(condition string, value any) { where, values = append(where, condition), append(values, value) }
-	if f.State != 0 {
-		add("state = ?", int64(f.State))
-	}
-	if f.Source != "" {
-		add("source = ?", f.Source)
-	}
-	if f.SourceRef != 0 {
-		add("source_ref = ?", f.SourceRef)
-	}
-	if !f.From.IsZero() {
-		add("created_at >= ?", f.From.UnixMicro())
-	}
-	if !f.To.IsZero() {
-		add("created_at < ?", f.To.UnixMicro())
-	}
-	err = each(ctx, q, func(rows *db.Rows) error {
-		o, err := scanHead(rows)
-		orders = append(orders, o)
-		return err
-	}, selectHead+` WHERE `+strings.Join(where, " AND ")+` ORDER BY id DESC LIMIT ?`, append(values, f.Page.Limit)...)
+	return listing.New[orderView](listing.Spec{Name: "orders", Open: sealer.Open, ScanMost: scanMost, Export: true, Includes: []string{"timeline"},
+		Fields: []listing.Field{
+			{Name: "id", Type: listing.ID, Kind: levee.KindOrder, Column: "id", Doc: "The order's id"},
+			{Name: "state", Type: listing.Choice, Column: "state", Choices: stateNames[1:], Stored: stored, Scans: true, Doc: "Where it stands"},
+			{Name: "buyer", Type: listing.ID, Kind: levee.KindUser, Column: "buyer_id", Doc: "For operators: one buyer's orders"},
+			{Name: "source", Column: "source", Scans: true, Doc: "shop, sale or rehearsal"},
+			{Name: "sale", Type: listing.ID, Kind: levee.KindSale, Column: "source_ref", Scans: true, Doc: "The sale it was bought in"},
+			{Name: "total", Type: listing.Number, Column: "total_minor", Scans: true, Doc: "Its amount in the currency's minor unit"},
+			{Name: "created_at", Type: listing.Time, Column: "created_at", Scans: true, Doc: "When it was made"},
+		},
+		Keys: []listing.Key{{Name: "id", Column: "id"}}, Order: "-id", Unique: "id"})
+}
+
+func listOrders(ctx context.Context, q query, asked *listing.Query) (*listing.Found[Order], error) {
+	found, err := listing.Rows(ctx, listing.Reader(q), asked, shownColumns, "order_head", scanHead)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	switch {
-	case len(orders) == f.Page.Limit:
-		next = int64(orders[len(orders)-1].ID)
-	case seen == scanMost:
-		next = lowest
+	return found, loadItems(ctx, q, found.Rows)
+}
+
+// loadHistories reads the steps of several orders, each order's oldest first.
+func loadHistories(ctx context.Context, q query, orders []Order) (map[levee.OrderID][]Entry, error) {
+	steps := map[levee.OrderID][]Entry{}
+	if len(orders) == 0 {
+		return steps, nil
 	}
-	return orders, next, loadItems(ctx, q, orders)
+	ids := make([]any, len(orders))
+	for i, o := range orders {
+		ids[i], steps[o.ID] = int64(o.ID), []Entry{creation(o)}
+	}
+	return steps, each(ctx, q, func(rows *db.Rows) error {
+		var of levee.OrderID
+		var e Entry
+		var at int64
+		err := rows.Scan(&of, &e.From, &e.To, &e.Actor, &e.Ref, &e.Reason, &at)
+		e.At = fromMicro(at)
+		steps[of] = append(steps[of], e)
+		return err
+	}, `SELECT order_id, from_state, to_state, actor_id, ref, reason, at FROM order_history WHERE order_id IN (?`+strings.Repeat(", ?", len(ids)-1)+
+		`) ORDER BY order_id, version`, ids...)
 }
 
 func loadItems(ctx context.Context, q query, orders []Order) error {

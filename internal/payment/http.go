@@ -10,6 +10,7 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -23,8 +24,9 @@ func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/payments", ID: "startPayment", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "Begin to pay an order", Description: "Send the payer to redirect_url. What he does there arrives by itself; the order shows it.",
 		Roles: everybody, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 410, 422, 503}}, s.postPayment)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/payments", ID: "listPayments", Others: levee.OrdersOfOthers, Tag: "payments",
-		Summary: "An order's payments", Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getPayments)
+	listing.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/payments", ID: "listPayments", Others: levee.OrdersOfOthers, Tag: "payments",
+		Summary: "An order's payments", Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}},
+		listing.New[paymentView](listing.Spec{Name: "payments", Whole: true}), s.getPayments)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/refund", ID: "refundOrder", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "Give an order's money back", Description: "The order is refunding until the provider confirms.",
 		Roles: operators, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postOrderRefund)
@@ -90,12 +92,6 @@ type refundOutput struct {
 	Body     refundView
 }
 
-type paymentsOutput struct {
-	Body struct {
-		Items []paymentView `json:"items"`
-	}
-}
-
 type idInput struct {
 	ID string `path:"id" maxLength:"64"`
 }
@@ -123,7 +119,7 @@ func (s *Service) postPayment(ctx context.Context, in *struct {
 	return &paymentOutput{Location: v.Links.Self, Body: v}, nil
 }
 
-func (s *Service) getPayments(ctx context.Context, in *idInput) (*paymentsOutput, error) {
+func (s *Service) getPayments(ctx context.Context, in *idInput, _ *listing.Query) (*listing.Page[paymentView], error) {
 	id, err := s.openOrder(in.ID)
 	if err != nil {
 		return nil, err
@@ -133,16 +129,15 @@ func (s *Service) getPayments(ctx context.Context, in *idInput) (*paymentsOutput
 	if err != nil {
 		return nil, err
 	}
-	out := &paymentsOutput{}
-	out.Body.Items = make([]paymentView, len(list))
+	views := make([]paymentView, len(list))
 	for i, a := range list {
 		refunds, err := refundsOf(ctx, s.db.Query, a.ID)
 		if err != nil {
 			return nil, err
 		}
-		out.Body.Items[i] = s.view(actor, a, refunds)
+		views[i] = s.view(actor, a, refunds)
 	}
-	return out, nil
+	return listing.Whole(views), nil
 }
 
 func (s *Service) getPayment(ctx context.Context, in *idInput) (*paymentOutput, error) {

@@ -62,9 +62,9 @@ func check(h *apptest.House, body any) (r report) {
 
 func sales(t *testing.T, h *apptest.House) int {
 	t.Helper()
-	var out struct{ Sales []json.RawMessage }
+	var out struct{ Items []json.RawMessage }
 	h.Operator.Do("GET", "/v1/sales?limit=100", nil).Want(200).Into(&out)
-	return len(out.Sales)
+	return len(out.Items)
 }
 
 func TestCheck(t *testing.T) {

@@ -235,7 +235,7 @@ func TestOperatorsActs(t *testing.T) {
 	if a.Stock.Seq = 0; a.Stock != (Stock{Offered: 11, Reserved: 5, Withdrawn: 6}) {
 		t.Fatalf("stock %+v", a.Stock)
 	}
-	acts, err := s.sales.acts(t.Context(), l.view.Load().ID, levee.Page{Limit: 100})
+	acts, err := s.sales.actsOf(l.view.Load().ID, "limit=100")
 	if err != nil || len(acts) != 12 {
 		t.Fatalf("%d acts are kept, want 12 (%v)", len(acts), err)
 	}
@@ -607,4 +607,17 @@ func TestNobodyMarksBetweenLookAndSignal(t *testing.T) {
 		<-taken.Settled
 		<-done
 	})
+}
+
+// actsOf reads the newest acts on a sale.
+func (s *Service) actsOf(sale levee.SaleID, question string) ([]Act, error) {
+	q, err := s.lists.acts.Ask(question)
+	if err != nil {
+		return nil, err
+	}
+	found, err := readActs(context.Background(), s.DB.Query, sale, q)
+	if err != nil {
+		return nil, err
+	}
+	return found.Rows, nil
 }

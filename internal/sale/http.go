@@ -10,6 +10,7 @@ import (
 	"levee/internal/admission"
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -22,8 +23,8 @@ const (
 // Routes adds the room's operations to the server.
 func (s *Service) Routes(srv *web.Server) {
 	srv.Fast(s.refuseFast)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales", ID: "listSales", Tag: tag, Limit: limit.Read,
-		Summary: "List sales, newest first; operators see drafts and rehearsals too"}, s.getSales)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/sales", ID: "listSales", Tag: tag, Limit: limit.Read, Errors: []int{403},
+		Summary: "List sales, newest first; operators see drafts and rehearsals too"}, s.lists.sales, s.getSales)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}", ID: "getSale", Tag: tag, Limit: limit.Read, Summary: "Read a sale"}, s.getSale)
 	srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/events", ID: "watchSale", Tag: tag, Timeout: -1, Quiet: true,
 		Summary: "Watch the phases of a sale (server-sent events)"}, http.HandlerFunc(s.watchSale),
@@ -53,10 +54,10 @@ func (s *Service) operatorRoutes(srv *web.Server) {
 		Errors: []int{404, 409, 422}, Summary: "Change the terms of a sale"}, s.putSale)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/acts", ID: "actOnSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write, Idempotent: true,
 		Errors: []int{404, 409, 422}, Summary: "Schedule, pause, resume, stop, top up, withdraw, force sold out or end a sale"}, s.postAct)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/acts", ID: "listActs", Tag: tag, Roles: operators, Limit: limit.Read,
-		Summary: "What operators did to a sale, who and why"}, s.getActs)
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/ledger", ID: "listLedger", Tag: tag, Roles: operators, Limit: limit.Read, Replica: true,
-		Summary: "Every movement of a sale's stock, newest first"}, s.getLedger)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/acts", ID: "listActs", Tag: tag, Roles: operators, Limit: limit.Read,
+		Summary: "What operators did to a sale, who and why"}, s.lists.acts, s.getActs)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/ledger", ID: "listLedger", Tag: tag, Roles: operators, Limit: limit.Read, Replica: true,
+		Summary: "Every movement of a sale's stock, newest first"}, s.lists.ledger, s.getLedger)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/sales/{sale}/account", ID: "getAccount", Tag: tag, Roles: operators, Limit: limit.Read,
 		Summary: "Prove a sale's books and show them"}, s.getAccount)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/sales/{sale}/reconciliations", ID: "reconcileSale", Tag: tag, Roles: operators, Status: 201, Limit: limit.Write,
@@ -160,40 +161,12 @@ func (s *Service) getSale(ctx context.Context, in *salePath) (*saleOut, error) {
 	return &saleOut{s.View(ctx, v)}, nil
 }
 
-type salesOut struct {
-	Body struct {
-		Sales []SaleView `json:"sales"`
-		Next  string     `json:"next,omitempty" doc:"Give it as after to read on"`
-	}
-}
-
-func (s *Service) getSales(ctx context.Context, in *struct {
-	After string `query:"after" doc:"The id of the last one of the page before"`
-	Limit int    `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
-	Live  bool   `query:"live" doc:"Leave out what is over"`
-}) (*salesOut, error) {
-	p := levee.Page{Limit: in.Limit}
-	if in.After != "" {
-		n, err := s.Sealer.Open(levee.KindSale, in.After)
-		if err != nil {
-			return nil, levee.Invalid("query.after", "the id of a sale", in.After)
-		}
-		p.After = n
-	}
-	p = p.Normal()
-	list, err := s.sales(ctx, p, levee.ActorFrom(ctx).May(levee.SalesHidden), in.Live)
+func (s *Service) getSales(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[SaleView], error) {
+	found, err := readSales(ctx, s.DB.Query, q, levee.ActorFrom(ctx).May(levee.SalesHidden))
 	if err != nil {
 		return nil, err
 	}
-	out := &salesOut{}
-	out.Body.Sales = make([]SaleView, len(list))
-	for i, v := range list {
-		out.Body.Sales[i] = s.View(ctx, v)
-	}
-	if len(list) == p.Limit {
-		out.Body.Next = out.Body.Sales[len(list)-1].ID
-	}
-	return out, nil
+	return listing.Show(q, found, func(v *Sale) SaleView { return s.View(ctx, v) }), nil
 }
 
 func (s *Service) watchSale(w http.ResponseWriter, r *http.Request) {

@@ -6,6 +6,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -40,38 +41,18 @@ func (s *Service) postAct(ctx context.Context, in *struct {
 	})
 }
 
-type actsInput struct {
-	Sale  string `path:"sale" doc:"The sale's id"`
-	After int64  `query:"after" minimum:"0" doc:"The number of the last row of the page before"`
-	Limit int    `query:"limit" minimum:"0" maximum:"100" doc:"20 if left out"`
-}
-
-type actsOut struct {
-	Body struct {
-		Acts []actView `json:"acts"`
-		Next int64     `json:"next,omitempty"`
-	}
-}
-
-func (s *Service) getActs(ctx context.Context, in *actsInput) (*actsOut, error) {
+func (s *Service) getActs(ctx context.Context, in *salePath, q *listing.Query) (*listing.Page[actView], error) {
 	v, err := s.ByPublicID(ctx, in.Sale)
 	if err != nil {
 		return nil, err
 	}
-	p := levee.Page{After: in.After, Limit: in.Limit}.Normal()
-	list, err := s.acts(ctx, v.ID, p)
+	found, err := readActs(ctx, s.DB.Query, v.ID, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &actsOut{}
-	out.Body.Acts = make([]actView, len(list))
-	for i, a := range list {
-		out.Body.Acts[i] = actView{Act: a.Act, Units: a.Units, Reason: a.Reason, Detail: a.Detail, Actor: s.userRef(a.Actor), At: a.At}
-		if i == p.Limit-1 {
-			out.Body.Next = a.ID
-		}
-	}
-	return out, nil
+	return listing.Show(q, found, func(a Act) actView {
+		return actView{Act: a.Act, Units: a.Units, Reason: a.Reason, Detail: a.Detail, Actor: s.userRef(a.Actor), At: a.At}
+	}), nil
 }
 
 func (s *Service) userRef(u levee.UserID) string {
@@ -90,36 +71,22 @@ type movementView struct {
 	At          time.Time `json:"at"`
 }
 
-type ledgerOut struct {
-	Body struct {
-		Movements []movementView `json:"movements"`
-		Next      int64          `json:"next,omitempty"`
-	}
-}
-
-func (s *Service) getLedger(ctx context.Context, in *actsInput) (*ledgerOut, error) {
+func (s *Service) getLedger(ctx context.Context, in *salePath, q *listing.Query) (*listing.Page[movementView], error) {
 	v, err := s.ByPublicID(ctx, in.Sale)
 	if err != nil {
 		return nil, err
 	}
-	p := levee.Page{After: in.After, Limit: in.Limit}.Normal()
-	list, err := s.ledger(ctx, v.ID, p)
+	found, err := readLedger(ctx, s.DB.Query, v.ID, q)
 	if err != nil {
 		return nil, err
 	}
-	out := &ledgerOut{}
-	out.Body.Movements = make([]movementView, len(list))
-	for i, m := range list {
+	return listing.Show(q, found, func(m Movement) movementView {
 		row := movementView{Kind: m.Kind, Quantity: m.Quantity, Actor: s.userRef(m.Actor), Reason: m.Reason, At: m.At}
 		if m.Reservation != 0 {
 			row.Reservation = s.Sealer.Seal(levee.KindReservation, int64(m.Reservation))
 		}
-		out.Body.Movements[i] = row
-		if i == p.Limit-1 {
-			out.Body.Next = m.ID
-		}
-	}
-	return out, nil
+		return row
+	}), nil
 }
 
 type stockView struct {

@@ -384,8 +384,11 @@ func TestNodesSellExactlyBesideALaggingReplica(t *testing.T) {
 	f := &fleet{t: t, units: 200, reads: "unmarked"}
 	f.sellExactly(2000)
 	// The crowd's own reads were all marked; this one is not, and shows that the replica was there to be read.
-	a, err := f.nodes[0].sales.ledger(t.Context(), f.sale, levee.Page{Limit: 1})
-	if err != nil || len(a) == 0 {
+	q, err := f.nodes[0].sales.lists.ledger.Ask("limit=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := readLedger(t.Context(), f.nodes[0].sales.DB.Query, f.sale, q); err != nil || len(a.Rows) == 0 {
 		t.Fatalf("%v, %v", a, err)
 	}
 }

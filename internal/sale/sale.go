@@ -113,6 +113,7 @@ type Deps struct {
 // Service is the room.
 type Service struct {
 	Deps
+	lists   lists
 	log     *slog.Logger
 	metrics *metrics
 
@@ -292,7 +293,7 @@ func New(d Deps) (*Service, error) {
 	if err := d.Config.fill(); err != nil {
 		return nil, err
 	}
-	s := &Service{Deps: d, log: d.Obs.Named("sale"), ring: func() {}, rung: make(chan struct{}, 1),
+	s := &Service{Deps: d, lists: newLists(d.Sealer), log: d.Obs.Named("sale"), ring: func() {}, rung: make(chan struct{}, 1),
 		timeOf: func(r levee.ReservationID) time.Time { return id.TimeOf(int64(r)) }, late: d.Config.GateLease}
 	s.live.Store(&map[string]*live{})
 	s.metrics = newMetrics(d.Obs, s.refusedFast)

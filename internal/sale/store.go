@@ -12,6 +12,7 @@ import (
 	"levee/internal/books"
 	"levee/internal/gate"
 	"levee/internal/platform/db"
+	"levee/internal/platform/listing"
 )
 
 const headColumns = "id, title, product_id, sku_id, price_minor, currency, planned_units, per_buyer, starts_at, ends_at, " +
@@ -360,22 +361,14 @@ type Movement struct {
 	At          time.Time
 }
 
-func (s *Service) ledger(ctx context.Context, sale levee.SaleID, p levee.Page) (list []Movement, err error) {
-	p = p.Normal()
-	if p.After == 0 {
-		p.After = 1<<63 - 1
-	}
-	rows, err := s.DB.Query(ctx, "SELECT id, kind, quantity, reservation_id, actor_id, reason, at FROM sale_ledger "+
-		"WHERE sale_id=? AND id<? ORDER BY id DESC LIMIT ?", sale, p.After, p.Limit)
-	err = each(rows, err, func() error {
-		var m Movement
+func readLedger(ctx context.Context, read listing.Reader, sale levee.SaleID, q *listing.Query) (*listing.Found[Movement], error) {
+	q.Where("sale_id = ?", sale)
+	return listing.Rows(ctx, read, q, "id, kind, quantity, reservation_id, actor_id, reason, at", "sale_ledger", func(row listing.Row) (m Movement, err error) {
 		var at int64
-		err := rows.Scan(&m.ID, &m.Kind, &m.Quantity, &m.Reservation, &m.Actor, &m.Reason, &at)
+		err = row.Scan(&m.ID, &m.Kind, &m.Quantity, &m.Reservation, &m.Actor, &m.Reason, &at)
 		m.At = micro(at)
-		list = append(list, m)
-		return err
+		return m, err
 	})
-	return list, err
 }
 
 // Act is one act of an operator on a sale.
@@ -401,20 +394,12 @@ func (s *Service) actTx(ctx context.Context, tx *db.Tx, sale levee.SaleID, a Act
 	return s.Audit(levee.WithActor(ctx, levee.Actor{User: a.Actor}), tx, "sale."+a.Act, s.ref(sale), nil, map[string]any{"units": a.Units, "reason": a.Reason, "detail": levee.Shorten(a.Detail, 1000)})
 }
 
-func (s *Service) acts(ctx context.Context, sale levee.SaleID, p levee.Page) (list []Act, err error) {
-	p = p.Normal()
-	if p.After == 0 {
-		p.After = 1<<63 - 1
-	}
-	rows, err := s.DB.Query(ctx, "SELECT id, act, units, reason, detail, actor_id, at FROM sale_act WHERE sale_id=? AND id<? ORDER BY id DESC LIMIT ?",
-		sale, p.After, p.Limit)
-	err = each(rows, err, func() error {
-		var a Act
+func readActs(ctx context.Context, read listing.Reader, sale levee.SaleID, q *listing.Query) (*listing.Found[Act], error) {
+	q.Where("sale_id = ?", sale)
+	return listing.Rows(ctx, read, q, "id, act, units, reason, detail, actor_id, at", "sale_act", func(row listing.Row) (a Act, err error) {
 		var at int64
-		err := rows.Scan(&a.ID, &a.Act, &a.Units, &a.Reason, &a.Detail, &a.Actor, &at)
+		err = row.Scan(&a.ID, &a.Act, &a.Units, &a.Reason, &a.Detail, &a.Actor, &at)
 		a.At = micro(at)
-		list = append(list, a)
-		return err
+		return a, err
 	})
-	return list, err
 }

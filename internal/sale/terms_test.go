@@ -11,6 +11,7 @@ import (
 	"levee"
 	"levee/internal/admission"
 	"levee/internal/platform/db"
+	"levee/internal/platform/platformtest"
 )
 
 func (s *shop) terms(units int64) Terms {
@@ -140,7 +141,7 @@ func TestChangesOfALiveSale(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	acts, err := s.sales.acts(t.Context(), race.view.Load().ID, levee.Page{Limit: 1})
+	acts, err := s.sales.actsOf(race.view.Load().ID, "limit=1")
 	if err != nil || len(acts) != 1 {
 		t.Fatal(acts, err)
 	}
@@ -213,5 +214,33 @@ func TestSalesFromBefore(t *testing.T) {
 	terms := v.Terms()
 	if problems := terms.Problems(at); len(problems) > 0 {
 		t.Fatalf("an old sale could not be changed: %v", problems)
+	}
+}
+
+// TestListsUseIndexes: no page of a list that grows makes the engine sort what it chooses from.
+func TestListsUseIndexes(t *testing.T) {
+	s := newShop(t, Config{})
+	read, sorting := platformtest.Explaining(t, s.sales.DB)
+	q, err := s.sales.lists.sales.Ask("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readSales(t.Context(), read, q, true); err != nil {
+		t.Fatal(err)
+	}
+	if q, err = s.sales.lists.acts.Ask("act=pause"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readActs(t.Context(), read, 1, q); err != nil {
+		t.Fatal(err)
+	}
+	if q, err = s.sales.lists.ledger.Ask("kind=sold"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readLedger(t.Context(), read, 1, q); err != nil {
+		t.Fatal(err)
+	}
+	if plans := sorting(); plans != "" {
+		t.Error(plans)
 	}
 }

@@ -7,14 +7,15 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
 // Routes adds the room's operations. They have no limit themselves: who set one too low must be able to take it back.
 func (s *Service) Routes(srv *web.Server) {
 	const tag = "administration"
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/limits", ID: "listLimits", Tag: tag, Roles: levee.RoleAdministrator,
-		Summary: "All limits and their rates"}, s.getLimits)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/limits", ID: "listLimits", Tag: tag, Roles: levee.RoleAdministrator,
+		Summary: "All limits and their rates"}, listing.New[limitView](listing.Spec{Name: "limits", Whole: true}), s.getLimits)
 	web.Add(srv, web.Route{Method: "PUT", Path: "/v1/limits/{name}", ID: "setLimit", Tag: tag, Roles: levee.RoleAdministrator, BodyMax: 4 << 10,
 		Errors: []int{404, 422, 503}, Summary: "Give a limit another rate, at once and on all nodes",
 		Description: "Every node goes by it within a second. What was counted stays counted. It outlives restarts, until it is reset."}, s.putLimit)
@@ -42,22 +43,16 @@ func (s *Service) view(l Limit) limitView {
 	return v
 }
 
-type limitList struct {
-	Body struct {
-		Items []limitView `json:"items" nullable:"false"`
-	}
-}
-
-func (s *Service) getLimits(ctx context.Context, _ *struct{}) (*limitList, error) {
+func (s *Service) getLimits(ctx context.Context, _ *struct{}, _ *listing.Query) (*listing.Page[limitView], error) {
 	all, err := s.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &limitList{}
-	for _, l := range all {
-		out.Body.Items = append(out.Body.Items, s.view(l))
+	views := make([]limitView, len(all))
+	for i, l := range all {
+		views[i] = s.view(l)
 	}
-	return out, nil
+	return listing.Whole(views), nil
 }
 
 type limitPath struct {

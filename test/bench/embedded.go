@@ -88,12 +88,12 @@ func (h *house) enter() error {
 		if json.Unmarshal(text, &accounts) != nil || h.signIn("operator", accounts["operator"]) != nil {
 			continue
 		}
-		var list struct{ Sales []struct{ ID, Phase string } }
+		var list struct{ Items []struct{ ID, Phase string } }
 		if h.call("GET", "/v1/sales?live=true", nil, &list) != nil {
 			continue
 		}
-		if len(list.Sales) == 3 {
-			h.sale = list.Sales[2].ID
+		if len(list.Items) == 3 {
+			h.sale = list.Items[2].ID
 		}
 	}
 	return nil

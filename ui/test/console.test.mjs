@@ -127,7 +127,7 @@ describe('the console', () => {
     await p.shot('console-sale-form', { fullPage: true })
     await p.hook('submit').click()
     await p.hook('page-sale').waitFor()
-    const { sales } = await house.operator.get('/v1/sales')
+    const { items: sales } = await house.operator.get('/v1/sales')
     const made = sales.find((s) => s.title === 'Sloops at noon')
     assert.equal(made.phase, 'draft')
     assert.equal(made.price.amount, 9900)

@@ -38,7 +38,7 @@ process.on('exit', (code) => {
 let copy
 while (!copy) {
   assert.equal(rehearsal.exitCode, null, `the rehearsal ended early:\n${said}`)
-  const { sales } = await house.operator.get('/v1/sales')
+  const { items: sales } = await house.operator.get('/v1/sales')
   copy = sales.find((s) => s.rehearsal && s.phase === 'open')
   await sleep(200)
 }

@@ -99,6 +99,9 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 			op.RequestBody.Content[formType] = &huma.MediaType{Schema: m.Schema}
 		}
 	}
+	if ok := op.Responses["200"]; rt.CSV && ok != nil {
+		ok.Content["text/csv"] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
+	}
 	a.describe(rt, op)
 	if !rt.Hidden {
 		a.OpenAPI().AddOperation(op)

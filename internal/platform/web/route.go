@@ -61,6 +61,9 @@ type Route struct {
 	Replica bool
 	// Reads says of a POST that it changes nothing.
 	Reads bool
+	// Query are parameters that the handler reads itself; CSV tells that it answers as text/csv too. For platform/listing.
+	Query []Param
+	CSV   bool
 	// Hidden keeps it out of the document.
 	Hidden bool
 }
@@ -120,12 +123,18 @@ func Add[I, O any](s *Server, r Route, h func(ctx context.Context, in *I) (*O, e
 		}
 	}
 	rt.produces = []string{"application/json"}
+	if r.CSV {
+		rt.produces = append(rt.produces, "text/csv")
+	}
 	op := huma.Operation{
 		Method: r.Method, Path: r.Path, OperationID: r.ID, Summary: r.Summary, Description: r.Description, DefaultStatus: r.Status,
 		Hidden: r.Hidden, MaxBodyBytes: -1, BodyReadTimeout: time.Second, // both are the pipeline's
 	}
 	if r.Tag != "" {
 		op.Tags = []string{r.Tag}
+	}
+	for _, p := range r.Query {
+		op.Parameters = append(op.Parameters, p.document())
 	}
 	s.api.adding = rt
 	defer func() { s.api.adding = nil }()

@@ -89,6 +89,10 @@ type Parts struct {
 	Permits *permit.Table
 	// Nodes is how requests reach the node that keeps what they are about. Without a Keeper every route is answered here.
 	Nodes Nodes
+	// ListKey seals the cursors of lists. Nil: a key of this process, so that no other node and no later start takes them.
+	ListKey []byte
+	// Exported writes into the audit trail that a list is exported. Nil: no list can be.
+	Exported func(ctx context.Context, list, query string) error
 	// Ready tells why this node should get no requests now. Nil: the database answers.
 	Ready          func(ctx context.Context) error
 	Title, Version string

@@ -130,7 +130,7 @@ export type Numbers = Omit<S['GetLiveResponse'], 'series'>
 export type Draw = S['LineDrawView']
 
 export const listSales = (q: { after?: string; limit?: number; live?: boolean }) =>
-  of(() => api.GET('/v1/sales', { params: { query: q } })).then((b) => ({ items: b.sales, next: b.next }))
+  of(() => api.GET('/v1/sales', { params: { query: q } }))
 export const getSale = (sale: string) => of(() => api.GET('/v1/sales/{sale}', { params: { path: { sale } } }))
 export const createSale = (body: Terms, key: string) => of(() => api.POST('/v1/sales', { params: { header: { 'Idempotency-Key': key } }, body }))
 export const changeSale = (sale: string, body: Terms) => of(() => api.PUT('/v1/sales/{sale}', { params: { path: { sale } }, body }))
@@ -139,7 +139,7 @@ export const duplicateSale = (sale: string, body: S['DuplicateSaleRequest'], key
   of(() => api.POST('/v1/sales/{sale}/duplicates', { params: { path: { sale }, header: { 'Idempotency-Key': key } }, body }))
 export const actOnSale = (sale: string, body: S['ActOnSaleRequest'], key: string) =>
   of(() => api.POST('/v1/sales/{sale}/acts', { params: { path: { sale }, header: { 'Idempotency-Key': key } }, body }))
-export const listActs = (sale: string, after?: number) => of(() => api.GET('/v1/sales/{sale}/acts', { params: { path: { sale }, query: { after, limit: 50 } } }))
+export const listActs = (sale: string, after?: string) => of(() => api.GET('/v1/sales/{sale}/acts', { params: { path: { sale }, query: { after, limit: 50 } } }))
 export const getAccount = (sale: string) => of(() => api.GET('/v1/sales/{sale}/account', { params: { path: { sale } } }))
 export const reconcile = (sale: string) => of(() => api.POST('/v1/sales/{sale}/reconciliations', { params: { path: { sale } } }))
 export const getReadiness = (sale: string) => of(() => api.GET('/v1/sales/{sale}/readiness', { params: { path: { sale } } }))
@@ -156,7 +156,7 @@ export const numbersUrl = (sale: string): string => `/v1/sales/${encodeURICompon
 
 // ---- orders ----
 
-export const listOrders = (q: { state?: string; buyer?: string; sale?: string; from?: string; to?: string; after?: string; limit?: number }) =>
+export const listOrders = (q: { state?: Order['state']; buyer?: string; sale?: string; created_at__gte?: string; created_at__lt?: string; after?: string; limit?: number }) =>
   of(() => api.GET('/v1/orders', { params: { query: q } }))
 export const getOrder = (id: string) => of(() => api.GET('/v1/orders/{id}', { params: { path: { id } } }))
 export const getTimeline = (id: string) => of(() => api.GET('/v1/orders/{id}/timeline', { params: { path: { id } } }))

@@ -107,7 +107,7 @@ export async function sale(id: string): Promise<Sale> {
 /** Sales that are not over, newest first. */
 export async function liveSales(): Promise<Sale[]> {
   const { data } = await api.GET('/v1/sales', { params: { query: { live: true, limit: 50 } } })
-  return data!.sales ?? []
+  return data!.items ?? []
 }
 
 /** Takes units. The same key gives the first answer again. */
