@@ -13,40 +13,41 @@ type Code string
 
 // All codes. Those of one room stand here too, so that the list is whole.
 const (
-	CodeInternal            Code = "internal"               // a defect or an unexpected failure; the text is logged, never shown
-	CodeMalformed           Code = "malformed"              // the request cannot be read: broken JSON, bad header, wrong type
-	CodeInvalid             Code = "invalid"                // readable, but a field has a value that is not allowed
-	CodeUnauthenticated     Code = "unauthenticated"        // no account, or a credential that is wrong, expired or revoked
-	CodeForbidden           Code = "forbidden"              // signed in, but not allowed to do this
-	CodeNotFound            Code = "not_found"              // no such thing, or not the caller's
-	CodeMethodNotAllowed    Code = "method_not_allowed"     //
-	CodeNotAcceptable       Code = "not_acceptable"         //
-	CodeConflict            Code = "conflict"               // the thing's state, or a name already taken, does not allow it
-	CodeGone                Code = "gone"                   //
-	CodeTooLarge            Code = "too_large"              // body, file or count over its limit
-	CodeUnsupportedMedia    Code = "unsupported_media_type" //
-	CodeTooManyRequests     Code = "too_many_requests"      // a rate limit; RetryAfter is set
-	CodeUnavailable         Code = "unavailable"            // a backend is away, the node is stopping or full; RetryAfter is set
-	CodeTimeout             Code = "timeout"                // the request took longer than its limit
-	CodeIdempotencyMismatch Code = "idempotency_mismatch"   // the key was used with another request
-	CodeIdempotencyRunning  Code = "idempotency_running"    // the first request with this key is still under way
-	CodeSoldOut             Code = "sold_out"               // sale: no unit is free (one may come back)
-	CodeLimitReached        Code = "limit_reached"          // sale: the buyer holds all that he may
-	CodePaused              Code = "paused"                 // sale: the operator holds it, or it is being rebuilt
-	CodeNotOpen             Code = "not_open"               // sale: before its start; Data has the start
-	CodeEnded               Code = "ended"                  // sale: over
-	CodeNotWarmed           Code = "not_warmed"             // sale: this node has not loaded it yet; not the same as sold out
-	CodeAdmissionMissing    Code = "admission_missing"      // sale: no admission token
-	CodeAdmissionInvalid    Code = "admission_invalid"      // sale: forged, of another sale or of another buyer
-	CodeAdmissionExpired    Code = "admission_expired"      // sale: ask for a new one
-	CodeChallengeRequired   Code = "challenge_required"     // admission: a challenge must be solved first; Data has it
-	CodeChallengeFailed     Code = "challenge_failed"       // admission: the answer is wrong, used up or too old
-	CodeDrawOnly            Code = "draw_only"              // sale: units are given by a draw; enter it instead
-	CodeEntriesClosed       Code = "entries_closed"         // line: the entry window of the draw is over
-	CodeUnitsFree           Code = "units_free"             // line: no need to wait, units can be bought
-	CodeOutOfStock          Code = "out_of_stock"           // catalog: fewer on hand than asked for
-	CodeAlreadyPaid         Code = "already_paid"           //
-	CodePaymentDeadlineOver Code = "payment_deadline_over"  //
+	CodeInternal             Code = "internal"               // a defect or an unexpected failure; the text is logged, never shown
+	CodeMalformed            Code = "malformed"              // the request cannot be read: broken JSON, bad header, wrong type
+	CodeInvalid              Code = "invalid"                // readable, but a field has a value that is not allowed
+	CodeUnauthenticated      Code = "unauthenticated"        // no account, or a credential that is wrong, expired or revoked
+	CodeForbidden            Code = "forbidden"              // signed in, but not allowed to do this
+	CodeNotFound             Code = "not_found"              // no such thing, or not the caller's
+	CodeMethodNotAllowed     Code = "method_not_allowed"     //
+	CodeNotAcceptable        Code = "not_acceptable"         //
+	CodeConflict             Code = "conflict"               // the thing's state, or a name already taken, does not allow it
+	CodeGone                 Code = "gone"                   //
+	CodePreconditionRequired Code = "precondition_required"  // the change needs an If-Match: which version has the caller seen
+	CodeTooLarge             Code = "too_large"              // body, file or count over its limit
+	CodeUnsupportedMedia     Code = "unsupported_media_type" //
+	CodeTooManyRequests      Code = "too_many_requests"      // a rate limit; RetryAfter is set
+	CodeUnavailable          Code = "unavailable"            // a backend is away, the node is stopping or full; RetryAfter is set
+	CodeTimeout              Code = "timeout"                // the request took longer than its limit
+	CodeIdempotencyMismatch  Code = "idempotency_mismatch"   // the key was used with another request
+	CodeIdempotencyRunning   Code = "idempotency_running"    // the first request with this key is still under way
+	CodeSoldOut              Code = "sold_out"               // sale: no unit is free (one may come back)
+	CodeLimitReached         Code = "limit_reached"          // sale: the buyer holds all that he may
+	CodePaused               Code = "paused"                 // sale: the operator holds it, or it is being rebuilt
+	CodeNotOpen              Code = "not_open"               // sale: before its start; Data has the start
+	CodeEnded                Code = "ended"                  // sale: over
+	CodeNotWarmed            Code = "not_warmed"             // sale: this node has not loaded it yet; not the same as sold out
+	CodeAdmissionMissing     Code = "admission_missing"      // sale: no admission token
+	CodeAdmissionInvalid     Code = "admission_invalid"      // sale: forged, of another sale or of another buyer
+	CodeAdmissionExpired     Code = "admission_expired"      // sale: ask for a new one
+	CodeChallengeRequired    Code = "challenge_required"     // admission: a challenge must be solved first; Data has it
+	CodeChallengeFailed      Code = "challenge_failed"       // admission: the answer is wrong, used up or too old
+	CodeDrawOnly             Code = "draw_only"              // sale: units are given by a draw; enter it instead
+	CodeEntriesClosed        Code = "entries_closed"         // line: the entry window of the draw is over
+	CodeUnitsFree            Code = "units_free"             // line: no need to wait, units can be bought
+	CodeOutOfStock           Code = "out_of_stock"           // catalog: fewer on hand than asked for
+	CodeAlreadyPaid          Code = "already_paid"           //
+	CodePaymentDeadlineOver  Code = "payment_deadline_over"  //
 )
 
 // Error is the one error type that crosses a room's wall. An error without a code is internal: logged in full, shown as

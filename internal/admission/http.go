@@ -109,6 +109,7 @@ func viewPlace(public string, p Place) placeView {
 
 type placeOut struct {
 	Status     int
+	Location   string `header:"Location"`
 	RetryAfter string `header:"Retry-After"`
 	Body       placeView
 }
@@ -128,7 +129,7 @@ func (s *Service) postAdmission(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	out := &placeOut{Status: http.StatusCreated, Body: viewPlace(in.Sale, p)}
+	out := &placeOut{Status: http.StatusCreated, Location: "/v1/sales/" + in.Sale + "/admissions/mine", Body: viewPlace(in.Sale, p)}
 	if p.Token == "" {
 		out.Status = http.StatusAccepted
 		out.RetryAfter = strconv.FormatInt(int64((p.PollAfter+time.Second-1)/time.Second), 10)

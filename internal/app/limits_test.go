@@ -38,12 +38,12 @@ func TestLimitsAtRunTime(t *testing.T) {
 		t.Error(got)
 	}
 	for _, who := range []*apptest.Client{h.Visitor, h.Customer, h.Operator} {
-		if got := who.Do("PUT", "/v1/limits/read", map[string]any{"rate": "off"}).Status; got != http.StatusUnauthorized && got != http.StatusForbidden {
+		if got := who.Do("PUT", "/v1/limits/read", map[string]any{"rate": "off"}, "If-Match: *").Status; got != http.StatusUnauthorized && got != http.StatusForbidden {
 			t.Errorf("somebody else changes limits: %d", got)
 		}
 	}
-	boss.Do("PUT", "/v1/limits/read", map[string]any{"rate": "0/s"}).WantError(422, levee.CodeInvalid).Contains("body.rate", "5/day")
-	boss.Do("PUT", "/v1/limits/sleep", map[string]any{"rate": "5/d"}).WantError(404, levee.CodeNotFound)
+	boss.Do("PUT", "/v1/limits/read", map[string]any{"rate": "0/s"}, "If-Match: *").WantError(422, levee.CodeInvalid).Contains("body.rate", "5/day")
+	boss.Do("PUT", "/v1/limits/sleep", map[string]any{"rate": "5/d"}, "If-Match: *").WantError(404, levee.CodeNotFound)
 
 	var view struct {
 		Name, Scope, Rate, Configured, Away string
@@ -51,7 +51,7 @@ func TestLimitsAtRunTime(t *testing.T) {
 		ChangedBy                           string    `json:"changed_by"`
 		ChangedAt                           time.Time `json:"changed_at"`
 	}
-	boss.Do("PUT", "/v1/limits/read", map[string]any{"rate": "3/day"}).Want(200).Into(&view)
+	boss.Do("PUT", "/v1/limits/read", map[string]any{"rate": "3/day"}, "If-Match: *").Want(200).Into(&view)
 	if view.Rate != "3/d" || view.Configured != "100/h" || view.Scope != "address" || !view.Exact || view.Away != "open" ||
 		!strings.HasPrefix(view.ChangedBy, "usr_") || view.ChangedAt.IsZero() {
 		t.Errorf("%+v", view)
@@ -87,7 +87,7 @@ func TestLimitsAtRunTimeOnThreeNodes(t *testing.T) {
 	}
 	boss := administrator(t, nodes[0])
 	began := time.Now()
-	boss.Do("PUT", "/v1/limits/read", map[string]any{"rate": "6/d"}).Want(200)
+	boss.Do("PUT", "/v1/limits/read", map[string]any{"rate": "6/d"}, "If-Match: *").Want(200)
 	for _, h := range nodes {
 		for h.App.Rooms.Throttle.Limits.Rate(limit.Read).String() != "6/d" {
 			if time.Since(began) > 30*time.Second {

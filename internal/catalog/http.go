@@ -30,20 +30,20 @@ func (s *Service) Routes(srv *web.Server) {
 		Status:      200, Limit: limit.Read, Errors: []int{304, 404, 410}}, s.getProduct)
 	web.Add(srv, web.Route{Method: http.MethodPatch, Path: "/v1/products/{id}", ID: "updateProduct", Tag: products,
 		Summary: "Change or withdraw a product",
-		Description: "Only the fields given are changed. 409 when version is not the product's any more: read it again, " +
-			"so that nobody's work is lost.",
-		Roles: operators, Status: 200, Limit: limit.Write, Errors: []int{401, 403, 404, 409, 422}}, s.patchProduct)
+		Description: "Only the fields given are changed. Say which version you saw, in If-Match or in the body: 412 " +
+			"or 409 when it is not the product's any more, so that nobody's work is lost.",
+		Roles: operators, Status: 200, Limit: limit.Write, Current: s.currentProduct, Errors: []int{401, 403, 404, 409, 422}}, s.patchProduct)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/products/{id}/skus", ID: "createSKU", Tag: products,
 		Summary: "Add a SKU to a product",
 		Roles:   operators, Status: 201, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postSKU)
 	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/skus/{id}", ID: "getSKU", Tag: products,
 		Summary: "One SKU",
-		Status:  200, Limit: limit.Read, Errors: []int{404, 410}}, s.getSKU)
+		Status:  200, Limit: limit.Read, Errors: []int{304, 404, 410}}, s.getSKU)
 	web.Add(srv, web.Route{Method: http.MethodPatch, Path: "/v1/skus/{id}", ID: "updateSKU", Tag: products,
 		Summary: "Change a SKU's code, name or price",
-		Description: "Only the fields given are changed. 409 when version is not the SKU's any more. " +
+		Description: "Only the fields given are changed. 412 or 409 when the version that you saw is not the SKU's any more. " +
 			"Stock is changed by movements, which do not raise it.",
-		Roles: operators, Status: 200, Limit: limit.Write, Errors: []int{401, 403, 404, 409, 422}}, s.patchSKU)
+		Roles: operators, Status: 200, Limit: limit.Write, Current: s.currentSKU, Errors: []int{401, 403, 404, 409, 422}}, s.patchSKU)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/skus/{id}/movements", ID: "adjustStock", Tag: products,
 		Summary:     "Add or remove stock",
 		Description: "409 out_of_stock when fewer units are on hand than would be removed.",
@@ -85,7 +85,7 @@ type productRequest struct {
 }
 
 type productPatch struct {
-	Version     int64   `json:"version" minimum:"1" doc:"The version that you saw"`
+	Version     int64   `json:"version,omitempty" minimum:"1" doc:"The version that you saw; or say it in If-Match"`
 	Code        *string `json:"code,omitempty" minLength:"1" maxLength:"64"`
 	Title       *string `json:"title,omitempty" minLength:"1" maxLength:"150"`
 	Description *string `json:"description,omitempty" maxLength:"20000"`
@@ -93,7 +93,7 @@ type productPatch struct {
 }
 
 type skuPatch struct {
-	Version int64         `json:"version" minimum:"1" doc:"The version that you saw"`
+	Version int64         `json:"version,omitempty" minimum:"1" doc:"The version that you saw; or say it in If-Match"`
 	Code    *string       `json:"code,omitempty" minLength:"1" maxLength:"64"`
 	Name    *string       `json:"name,omitempty" maxLength:"150"`
 	Price   *moneyRequest `json:"price,omitempty"`
@@ -157,11 +157,13 @@ type idInput struct {
 
 type productOutput struct {
 	Location string `header:"Location"`
+	ETag     string `header:"ETag"`
 	Body     productView
 }
 
 type skuOutput struct {
 	Location string `header:"Location"`
+	ETag     string `header:"ETag"`
 	Body     skuView
 }
 
@@ -192,7 +194,7 @@ func (s *Service) postProduct(ctx context.Context, in *struct{ Body productReque
 	if err != nil {
 		return nil, err
 	}
-	return &productOutput{Location: v.Links.Self, Body: *v}, nil
+	return shownProduct(*v), nil
 }
 
 func (s *Service) getProduct(ctx context.Context, in *struct {
@@ -212,7 +214,7 @@ func (s *Service) getProduct(ctx context.Context, in *struct {
 		return nil, err
 	}
 	v := s.productView(p)
-	tag := web.ETag(v)
+	tag := productTag(v)
 	if err := in.NotModified(tag); err != nil {
 		return nil, err
 	}
@@ -223,8 +225,45 @@ func (s *Service) getProduct(ctx context.Context, in *struct {
 	}{tag, "private, no-cache", v}, nil
 }
 
+// A tag begins with the version, by which changes go, and tells the stock and the pictures apart behind it.
+func productTag(v productView) string { return web.Tag(v.Version, v) }
+func skuTag(v skuView) string         { return web.Tag(v.Version, v) }
+
+func shownProduct(v productView) *productOutput {
+	return &productOutput{Location: v.Links.Self, ETag: productTag(v), Body: v}
+}
+
+func shownSKU(v skuView) *skuOutput {
+	return &skuOutput{Location: v.Links.Self, ETag: skuTag(v), Body: v}
+}
+
+func (s *Service) currentProduct(ctx context.Context, public string) (doc any, tag string, err error) {
+	id, err := s.openProduct(public)
+	if err != nil {
+		return nil, "", err
+	}
+	p, err := s.Shown(ctx, id)
+	if err != nil {
+		return nil, "", err
+	}
+	return productPatch{Code: &p.Code, Title: &p.Title, Description: &p.Description, State: &p.State}, productTag(s.productView(p)), nil
+}
+
+func (s *Service) currentSKU(ctx context.Context, public string) (doc any, tag string, err error) {
+	id, err := s.openSKU(public)
+	if err != nil {
+		return nil, "", err
+	}
+	k, err := s.ShownSKU(ctx, id)
+	if err != nil {
+		return nil, "", err
+	}
+	return skuPatch{Code: &k.Code, Name: &k.Name, Price: &moneyRequest{k.Price.Minor, k.Price.Currency}}, skuTag(s.skuView(k)), nil
+}
+
 func (s *Service) patchProduct(ctx context.Context, in *struct {
-	ID   string `path:"id" maxLength:"64"`
+	ID string `path:"id" maxLength:"64"`
+	web.Precondition
 	Body productPatch
 }) (*productOutput, error) {
 	id, err := s.openProduct(in.ID)
@@ -232,12 +271,11 @@ func (s *Service) patchProduct(ctx context.Context, in *struct {
 		return nil, err
 	}
 	b := in.Body
-	p, err := s.Update(ctx, id, ProductChange{Version: b.Version, Code: b.Code, Title: b.Title, Description: b.Description, State: b.State})
+	p, err := s.Update(ctx, id, ProductChange{Version: b.Version, Seen: in.Seen(b.Version != 0), Code: b.Code, Title: b.Title, Description: b.Description, State: b.State})
 	if err != nil {
 		return nil, err
 	}
-	v := s.productView(p)
-	return &productOutput{Location: v.Links.Self, Body: v}, nil
+	return shownProduct(s.productView(p)), nil
 }
 
 func (s *Service) postSKU(ctx context.Context, in *struct {
@@ -263,10 +301,13 @@ func (s *Service) postSKU(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &skuOutput{Location: v.Links.Self, Body: *v}, nil
+	return shownSKU(*v), nil
 }
 
-func (s *Service) getSKU(ctx context.Context, in *idInput) (*skuOutput, error) {
+func (s *Service) getSKU(ctx context.Context, in *struct {
+	ID string `path:"id" maxLength:"64"`
+	web.Conditional
+}) (*skuOutput, error) {
 	id, err := s.openSKU(in.ID)
 	if err != nil {
 		return nil, err
@@ -275,19 +316,23 @@ func (s *Service) getSKU(ctx context.Context, in *idInput) (*skuOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := s.skuView(k)
-	return &skuOutput{Location: v.Links.Self, Body: v}, nil
+	out := shownSKU(s.skuView(k))
+	if err := in.NotModified(out.ETag); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (s *Service) patchSKU(ctx context.Context, in *struct {
-	ID   string `path:"id" maxLength:"64"`
+	ID string `path:"id" maxLength:"64"`
+	web.Precondition
 	Body skuPatch
 }) (*skuOutput, error) {
 	id, err := s.openSKU(in.ID)
 	if err != nil {
 		return nil, err
 	}
-	c := SKUChange{Version: in.Body.Version, Code: in.Body.Code, Name: in.Body.Name}
+	c := SKUChange{Version: in.Body.Version, Seen: in.Seen(in.Body.Version != 0), Code: in.Body.Code, Name: in.Body.Name}
 	if in.Body.Price != nil {
 		price := in.Body.Price.money()
 		c.Price = &price
@@ -296,8 +341,7 @@ func (s *Service) patchSKU(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	v := s.skuView(k)
-	return &skuOutput{Location: v.Links.Self, Body: v}, nil
+	return shownSKU(s.skuView(k)), nil
 }
 
 type stockView struct {

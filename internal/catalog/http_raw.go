@@ -2,9 +2,7 @@ package catalog
 
 import (
 	"bytes"
-	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"os"
 	"time"
@@ -35,15 +33,28 @@ type importView struct {
 	Errors          []importErrorView `json:"errors" doc:"The first 100"`
 }
 
+// formSpare is what a form around a file may add to it, and the one byte by which a file is known to be too large.
+const formSpare = 68 << 10
+
+type pictureFields struct {
+	Alt string `json:"alt,omitempty" maxLength:"150" doc:"What the picture shows, for those who cannot see it"`
+}
+
+type importFields struct {
+	Mode  string `json:"mode,omitempty" enum:"all,partial" doc:"As the parameter"`
+	Stock string `json:"stock,omitempty" enum:"keep,set" doc:"As the parameter"`
+}
+
 // rawRoutes adds the operations whose bodies are files.
 func (s *Service) rawRoutes(srv *web.Server) {
 	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/products/{id}/pictures", ID: "createPicture", Tag: "pictures",
 		Summary: "Add a picture to a product",
-		Description: "The body is the picture itself: PNG, JPEG or WebP, at most 512 KiB, 8,192 pixels a side. " +
+		Description: "The body is the picture itself, or a form with it: PNG, JPEG or WebP, at most 512 KiB, 8,192 pixels a side. " +
 			"What it is, is found from its bytes.",
-		Roles: operators, Status: 201, Limit: limit.Write, BodyMax: MaxPicture + 1, Errors: []int{401, 403, 404, 409, 413, 415, 422}},
-		http.HandlerFunc(s.postPicture), web.RawDoc{RequestTypes: []string{"image/png", "image/jpeg", "image/webp"}, Needed: true, Responses: map[int]any{201: pictureView{}},
-			Query: map[string]string{"alt": "What the picture shows, for those who cannot see it; at most 150 characters"}})
+		Roles: operators, Status: 201, Limit: limit.Write, BodyMax: MaxPicture + formSpare, Errors: []int{401, 403, 404, 409, 413, 415, 422}},
+		http.HandlerFunc(s.postPicture), web.RawDoc{Responses: map[int]any{201: pictureView{}},
+			Upload: &web.UploadDoc{Types: []string{"image/png", "image/jpeg", "image/webp", "application/octet-stream"}, Fields: pictureFields{}},
+			Query:  map[string]string{"alt": "What the picture shows, for those who cannot see it; at most 150 characters"}})
 	srv.Raw(web.Route{Method: http.MethodGet, Path: "/v1/pictures/{id}", ID: "getPicture", Tag: "pictures",
 		Summary:     "A picture's bytes",
 		Description: "The bytes of an id never change. Answers 304 to a fresh If-None-Match, and ranges.",
@@ -56,10 +67,11 @@ func (s *Service) rawRoutes(srv *web.Server) {
 		Description: "CSV (text/csv, the first line names the columns) or JSON Lines (application/x-ndjson), one SKU with its product on a line. " +
 			"Products and SKUs are known by their codes; what is not in the file is left alone; importing a file again changes nothing. " +
 			"When a line is refused nothing is imported, and errors names line, field, what is allowed and what was given.",
-		Roles: operators, Status: 200, Limit: limit.Import, BodyMax: s.Config.ImportBytes + 1, Timeout: bulkTimeout,
+		Roles: operators, Status: 200, Limit: limit.Import, BodyMax: s.Config.ImportBytes + formSpare, Timeout: bulkTimeout,
 		Errors: []int{400, 401, 403, 409, 413, 415, 422, 503}},
-		http.HandlerFunc(s.postImport), web.RawDoc{RequestTypes: []string{"text/csv", "application/x-ndjson"}, Needed: true, Responses: map[int]any{200: importView{}},
-			Forms: map[string]string{"mode": "^(all|partial)?$", "stock": "^(keep|set)?$"},
+		http.HandlerFunc(s.postImport), web.RawDoc{Responses: map[int]any{200: importView{}},
+			Upload: &web.UploadDoc{Types: []string{"text/csv", "application/x-ndjson"}, Fields: importFields{}},
+			Forms:  map[string]string{"mode": "^(all|partial)?$", "stock": "^(keep|set)?$"},
 			Query: map[string]string{
 				"mode":  "all (default): all lines or none, in one transaction; partial: the good lines, in many small ones",
 				"stock": "keep (default): on_hand counts for new SKUs only; set: existing SKUs get it too",
@@ -93,21 +105,17 @@ func (s *Service) upload(r *http.Request) (v pictureView, err error) {
 		return v, err
 	}
 	// One byte over the limit is enough to refuse it.
-	data, err := io.ReadAll(io.LimitReader(r.Body, MaxPicture+1))
+	fields := pictureFields{Alt: r.URL.Query().Get("alt")}
+	file, err := web.ReadUpload(r, &fields)
+	if err != nil {
+		return v, err
+	}
+	data, err := io.ReadAll(io.LimitReader(file, MaxPicture+1))
 	if err != nil && len(data) <= MaxPicture {
-		return v, readError(err)
+		return v, err
 	}
-	c, err := s.AddPicture(r.Context(), id, r.URL.Query().Get("alt"), data)
+	c, err := s.AddPicture(r.Context(), id, fields.Alt, data)
 	return s.pictureView(c), err
-}
-
-// readError says why a body could not be read.
-func readError(err error) error {
-	var big *http.MaxBytesError
-	if errors.As(err, &big) {
-		return levee.E(levee.CodeTooLarge, "the body has more than %d bytes", big.Limit)
-	}
-	return levee.E(levee.CodeMalformed, "the body could not be read to its end").Because(err)
 }
 
 func (s *Service) getPicture(w http.ResponseWriter, r *http.Request) {
@@ -135,12 +143,19 @@ func (s *Service) getPicture(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Service) postImport(w http.ResponseWriter, r *http.Request) {
-	o, err := importOptions(r)
+	q := r.URL.Query()
+	fields := importFields{Mode: q.Get("mode"), Stock: q.Get("stock")}
+	file, err := web.ReadUpload(r, &fields)
 	if err != nil {
 		web.WriteError(w, r, err)
 		return
 	}
-	res, err := s.Import(r.Context(), r.Body, o)
+	o, err := importOptions(file.MediaType, fields)
+	if err != nil {
+		web.WriteError(w, r, err)
+		return
+	}
+	res, err := s.Import(r.Context(), file, o)
 	if err != nil {
 		web.WriteError(w, r, err)
 		return
@@ -154,8 +169,7 @@ func (s *Service) postImport(w http.ResponseWriter, r *http.Request) {
 	web.WriteJSON(w, r, http.StatusOK, v)
 }
 
-func importOptions(r *http.Request) (o ImportOptions, err error) {
-	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+func importOptions(media string, f importFields) (o ImportOptions, err error) {
 	switch media {
 	case "text/csv":
 		o.Format = CSV
@@ -164,16 +178,16 @@ func importOptions(r *http.Request) (o ImportOptions, err error) {
 	default:
 		return o, levee.E(levee.CodeUnsupportedMedia, "an import is text/csv or application/x-ndjson, got %q", shown(media))
 	}
-	if o.Partial, err = either(r, "mode", "all", "partial"); err != nil {
+	if o.Partial, err = either("mode", f.Mode, "all", "partial"); err != nil {
 		return o, err
 	}
-	o.SetStock, err = either(r, "stock", "keep", "set")
+	o.SetStock, err = either("stock", f.Stock, "keep", "set")
 	return o, err
 }
 
-// either reads a query parameter of two values and reports whether it is the second.
-func either(r *http.Request, name, usual, other string) (bool, error) {
-	switch v := r.URL.Query().Get(name); v {
+// either reads a parameter of two values and reports whether it is the second.
+func either(name, v, usual, other string) (bool, error) {
+	switch v {
 	case "", usual:
 		return false, nil
 	case other:
@@ -193,14 +207,14 @@ func (s *Service) getExport(w http.ResponseWriter, r *http.Request) {
 
 func (s *Service) export(w http.ResponseWriter, r *http.Request) (err error) {
 	format, media := CSV, "text/csv; charset=utf-8"
-	jsonl, err := either(r, "format", string(CSV), string(JSONL))
+	jsonl, err := either("format", r.URL.Query().Get("format"), string(CSV), string(JSONL))
 	if err != nil {
 		return err
 	}
 	if jsonl {
 		format, media = JSONL, "application/x-ndjson"
 	}
-	bom, err := either(r, "bom", "false", "true")
+	bom, err := either("bom", r.URL.Query().Get("bom"), "false", "true")
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func TestHTTPProducts(t *testing.T) {
 
 	s.ask("", "PATCH", self, `{"version":1,"title":"Mine"}`).want(t, 401)
 	s.ask("customer", "PATCH", self, `{"version":1,"title":"Mine"}`).want(t, 403)
-	s.ask("operator", "PATCH", self, `{"title":"no version"}`).want(t, 422, "version")
+	s.ask("operator", "PATCH", self, `{"title":"no version"}`).want(t, 428, "If-Match")
 	s.ask("operator", "PATCH", self, `{"version":1,"title":"Black tea"}`).want(t, 200, "Black tea", `"version":2`)
 	s.ask("operator", "PATCH", self, `{"version":1,"title":"Lost tea"}`).want(t, 409, `"error":"conflict"`, `"version":2`)
 	s.ask("", "GET", self, "").want(t, 200, "Black tea", "!Lost")

@@ -27,7 +27,8 @@ type NewSKU struct {
 
 // ProductChange is what an operator wants different. Nil leaves a field as it is.
 type ProductChange struct {
-	Version     int64 // the version that the operator saw
+	Version     int64                   // the version that the operator saw; 0: Seen judges
+	Seen        func(version any) error // judges the version that stands, in the transaction; nil: any
 	Code        *string
 	Title       *string
 	Description *string
@@ -36,7 +37,8 @@ type ProductChange struct {
 
 // SKUChange is what an operator wants different. Nil leaves a field as it is. Stock is changed by Adjust.
 type SKUChange struct {
-	Version int64 // the version that the operator saw
+	Version int64                   // the version that the operator saw; 0: Seen judges
+	Seen    func(version any) error // judges the version that stands, in the transaction; nil: any
 	Code    *string
 	Name    *string
 	Price   *levee.Money
@@ -116,8 +118,8 @@ func (s *Service) UpdateTx(ctx context.Context, tx *db.Tx, id levee.ProductID, c
 	if err != nil {
 		return p, err
 	}
-	if p.Version != c.Version {
-		return p, stale("the product", p.Version, c.Version)
+	if err := c.seen(p.Version); err != nil {
+		return p, err
 	}
 	before := p
 	set(&p.Code, c.Code)
@@ -225,8 +227,8 @@ func (s *Service) UpdateSKUTx(ctx context.Context, tx *db.Tx, id levee.SKUID, c 
 	if err != nil {
 		return k, err
 	}
-	if k.Version != c.Version {
-		return k, stale("the SKU", k.Version, c.Version)
+	if err := c.seen(k.Version); err != nil {
+		return k, err
 	}
 	before := k
 	set(&k.Code, c.Code)
@@ -446,6 +448,23 @@ func taken(err error) error {
 		return levee.E(levee.CodeConflict, "the code was taken a moment ago").Because(err)
 	}
 	return err
+}
+
+func (c ProductChange) seen(version int64) error {
+	return seen("the product", version, c.Version, c.Seen)
+}
+
+func (c SKUChange) seen(version int64) error { return seen("the SKU", version, c.Version, c.Seen) }
+
+// seen refuses a change by somebody who has not seen the version that stands.
+func seen(what string, is, given int64, judge func(version any) error) error {
+	if is != given && (given != 0 || judge == nil) {
+		return stale(what, is, given)
+	}
+	if judge == nil {
+		return nil
+	}
+	return judge(is)
 }
 
 func stale(what string, is, given int64) error {

@@ -51,6 +51,7 @@ func (s *site) ask(as, method, path, body string, status int, into any) {
 	}
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("If-Match", "*")
 	}
 	resp, err := http.DefaultClient.Do(r)
 	s.must(err)

@@ -23,7 +23,7 @@ func (s *Service) webhookRoutes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/webhooks/{id}", ID: "getWebhook", Tag: tag, Roles: operators, Limit: limit.Read,
 		Errors: []int{404}, Summary: "One webhook and how it fares"}, s.getWebhook)
 	web.Add(srv, web.Route{Method: "PATCH", Path: "/v1/webhooks/{id}", ID: "updateWebhook", Tag: tag, Roles: operators, Limit: limit.Write,
-		Errors: []int{404, 422}, Summary: "Change a webhook, or switch it off or on",
+		Current: s.currentWebhook, Errors: []int{404, 422}, Summary: "Change a webhook, or switch it off or on",
 		Description: "Switched off, it is told of nothing that happens meanwhile; what was waiting goes on when it is on again."}, s.patchWebhook)
 	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/webhooks/{id}", ID: "deleteWebhook", Tag: tag, Roles: operators, Status: 204, Limit: limit.Write,
 		Errors: []int{404}, Summary: "Take a webhook away"}, s.deleteWebhook)
@@ -103,17 +103,41 @@ func orNil(t time.Time) *time.Time {
 
 type webhookOutput struct {
 	Location     string `header:"Location"`
+	ETag         string `header:"ETag"`
 	CacheControl string `header:"Cache-Control"`
 	Body         webhookView
 }
 
 // shown is the answer to what made or changed a webhook; with a secret it must not be kept anywhere.
 func (s *Service) shown(w Webhook, secret string) *webhookOutput {
-	out := &webhookOutput{Body: s.viewWebhook(w)}
+	out := &webhookOutput{Body: s.viewWebhook(w), ETag: web.Tag(webhookVersion(w))}
 	if out.Location, out.Body.Secret = out.Body.Links.Self, secret; secret != "" {
 		out.CacheControl = "no-store"
 	}
 	return out
+}
+
+// webhookVersion changes with all that a change can change, and not with how the webhook fares.
+func webhookVersion(w Webhook) string {
+	return web.Digest(w.URL, w.Events, w.Description, w.Rehearsals, w.Enabled)
+}
+
+// webhookPatch is what may be said of a webhook; what is left out stays.
+type webhookPatch struct {
+	URL         *string  `json:"url,omitempty" minLength:"8" maxLength:"1000"`
+	Events      []string `json:"events,omitempty" minItems:"1" maxItems:"20"`
+	Description *string  `json:"description,omitempty" maxLength:"180"`
+	Rehearsals  *bool    `json:"rehearsals,omitempty"`
+	Enabled     *bool    `json:"enabled,omitempty"`
+}
+
+func (s *Service) currentWebhook(ctx context.Context, public string) (doc any, tag string, err error) {
+	id, err := s.open(public)
+	if err != nil {
+		return nil, "", err
+	}
+	w, _, err := s.ByID(ctx, id)
+	return webhookPatch{&w.URL, w.Events, &w.Description, &w.Rehearsals, &w.Enabled}, web.Tag(webhookVersion(w)), err
 }
 
 type webhookPath struct {
@@ -182,20 +206,15 @@ func (s *Service) getWebhook(ctx context.Context, in *webhookPath) (*webhookOutp
 func (s *Service) patchWebhook(ctx context.Context, in *struct {
 	UserAgent string `header:"User-Agent" hidden:"true"`
 	ID        string `path:"id" maxLength:"64"`
-	Body      struct {
-		URL         *string  `json:"url,omitempty" minLength:"8" maxLength:"1000"`
-		Events      []string `json:"events,omitempty" minItems:"1" maxItems:"20"`
-		Description *string  `json:"description,omitempty" maxLength:"180"`
-		Rehearsals  *bool    `json:"rehearsals,omitempty"`
-		Enabled     *bool    `json:"enabled,omitempty"`
-	}
+	web.Precondition
+	Body webhookPatch
 }) (*webhookOutput, error) {
 	id, err := s.open(in.ID)
 	if err != nil {
 		return nil, err
 	}
-	b := in.Body
-	w, err := s.Change(ctx, id, Change{URL: b.URL, Events: b.Events, Description: b.Description, Rehearsals: b.Rehearsals, Enabled: b.Enabled}, from(ctx, in.UserAgent))
+	b, seen := in.Body, in.Seen(false)
+	w, err := s.Change(ctx, id, Change{Seen: func(w Webhook) error { return seen(webhookVersion(w)) }, URL: b.URL, Events: b.Events, Description: b.Description, Rehearsals: b.Rehearsals, Enabled: b.Enabled}, from(ctx, in.UserAgent))
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +361,8 @@ func (s *Service) postReplay(ctx context.Context, in *struct {
 }
 
 type replayedOutput struct {
-	Body struct {
+	Location string `header:"Location"`
+	Body     struct {
 		Replayed int  `json:"replayed" doc:"Deliveries that will be sent again"`
 		More     bool `json:"more" doc:"There are more than one request sends again: ask for a later time"`
 	}
@@ -363,7 +383,7 @@ func (s *Service) postReplays(ctx context.Context, in *struct {
 	if in.Body.To != nil {
 		to = *in.Body.To
 	}
-	out := &replayedOutput{}
+	out := &replayedOutput{Location: "/v1/webhooks/" + in.ID + "/deliveries?state=pending"}
 	out.Body.Replayed, out.Body.More, err = s.ReplaySince(ctx, id, in.Body.From, to)
 	return out, err
 }

@@ -122,6 +122,7 @@ type Change struct {
 	Description *string
 	Rehearsals  *bool
 	Enabled     *bool
+	Seen        func(Webhook) error // judges the webhook as it stands, in the transaction of the change; nil: any
 }
 
 // Create makes a webhook that is told of what happens from now on, and returns its secret, which is never shown again. For
@@ -179,6 +180,11 @@ func (s *Service) check(w *webhook) (err error) {
 func (s *Service) Change(ctx context.Context, id levee.WebhookID, c Change, from identity.Origin) (w Webhook, err error) {
 	defer levee.Wrap(&err, "notify.Change(%d)", id)
 	err = s.alter(ctx, id, "webhook.changed", from, func(w *webhook) error {
+		if c.Seen != nil {
+			if err := c.Seen(w.Webhook); err != nil {
+				return err
+			}
+		}
 		if c.URL != nil {
 			w.URL = *c.URL
 		}

@@ -95,7 +95,8 @@ func (s *Service) deleteListener(ctx context.Context, in *listenerPath) (*struct
 }
 
 type replayOutput struct {
-	Body struct {
+	Location string `header:"Location"`
+	Body     struct {
 		From int64 `json:"from" doc:"Number of the first event that it gets"`
 		Head int64 `json:"head" doc:"Number of the last one that is kept"`
 	}
@@ -111,7 +112,7 @@ func (s *Service) postReplay(ctx context.Context, in *struct {
 	if in.Body.Since != nil {
 		from, asked["since"] = event.Since(*in.Body.Since), in.Body.Since.UTC()
 	}
-	out := &replayOutput{}
+	out := &replayOutput{Location: "/v1/event-listeners"}
 	return out, s.act(ctx, "listener.replay", "", nil, asked, func(ctx context.Context) error {
 		state, err := s.Events.Replay(ctx, in.Listener, from)
 		out.Body.From, out.Body.Head = state.From, state.Head

@@ -26,7 +26,8 @@ func (s *Service) scheduleRoutes(srv *web.Server) {
 	web.Add(srv, r, s.postSchedule)
 	web.Add(srv, add("GET", "/v1/schedules/{name}", "getSchedule", "A schedule with its next ten firings"), s.getSchedule)
 	r = add("PATCH", "/v1/schedules/{name}", "changeSchedule", "Change a schedule")
-	r.Description = "What is left out stays. With another trigger the first firing is the first after now."
+	r.Description = "What is left out stays. With another trigger the first firing is the first after now. A patch of the document sees all but args, which are given whole."
+	r.Current = s.currentSchedule
 	web.Add(srv, r, s.patchSchedule)
 	r = add("DELETE", "/v1/schedules/{name}", "removeSchedule", "Remove a schedule; jobs that it gave stay")
 	r.Status, r.Errors = 204, []int{404, 409, 503}
@@ -97,6 +98,7 @@ type schedulePath struct {
 
 type scheduleOutput struct {
 	Location string `header:"Location"`
+	ETag     string `header:"ETag"`
 	Body     scheduleView
 }
 
@@ -106,7 +108,23 @@ func (s *Service) shown(ctx context.Context, name string) (*scheduleOutput, erro
 	if err != nil {
 		return nil, err
 	}
-	return &scheduleOutput{Body: s.viewSchedule(i)}, nil
+	return &scheduleOutput{Body: s.viewSchedule(i), ETag: web.Tag(scheduleVersion(&i.Entry))}, nil
+}
+
+// scheduleVersion changes with all that a change can change, and not with firings.
+func scheduleVersion(e *schedule.Entry) string {
+	raw, _ := json.Marshal(e.Args) // what cannot be written was never kept
+	return web.Digest(e.Kind, e.Trigger.Text(), raw, e.Grace, e.Coalesce, e.Most, e.MaxLive, e.Note)
+}
+
+func (s *Service) currentSchedule(ctx context.Context, name string) (doc any, tag string, err error) {
+	i, err := s.Schedules.Get(ctx, name)
+	if err != nil {
+		return nil, "", err
+	}
+	trigger, grace, coalesce := i.Trigger.Text(), i.Grace.Milliseconds(), i.Coalesce.String()
+	return Terms{Kind: &i.Kind, Trigger: &trigger, GraceMS: &grace, Coalesce: &coalesce, Most: &i.Most, MaxLive: &i.MaxLive, Note: &i.Note},
+		web.Tag(scheduleVersion(&i.Entry)), nil
 }
 
 const runsShown = 10
@@ -267,14 +285,19 @@ func (s *Service) postSchedule(ctx context.Context, in *struct {
 
 func (s *Service) patchSchedule(ctx context.Context, in *struct {
 	Name string `path:"name" maxLength:"190"`
+	web.Precondition
 	Body Terms
 }) (*scheduleOutput, error) {
 	trigger, err := in.Body.parse()
 	if err != nil {
 		return nil, err
 	}
+	seen := in.Seen(false)
 	return s.change(ctx, in.Name, "schedule.change", told{Name: in.Name, Trigger: trigger.Text()}, func(ctx context.Context) error {
 		return s.Schedules.Modify(ctx, in.Name, func(e *schedule.Entry) error {
+			if err := seen(scheduleVersion(e)); err != nil {
+				return err
+			}
 			in.Body.apply(e, trigger)
 			return nil
 		})

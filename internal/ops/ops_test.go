@@ -117,6 +117,7 @@ func (h *town) askAs(who string, status int, method, path string, body any) map[
 		r.Header.Set("Content-Type", "application/json")
 	}
 	r.Header.Set("X-Actor", who)
+	r.Header.Set("If-Match", "*")
 	w := httptest.NewRecorder()
 	h.handler.ServeHTTP(w, r)
 	if w.Code != status {

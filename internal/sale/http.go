@@ -148,17 +148,29 @@ func (s *Service) View(ctx context.Context, v *Sale) SaleView {
 	return out
 }
 
-type saleOut struct{ Body SaleView }
+type saleOut struct {
+	ETag string `header:"ETag"`
+	Body SaleView
+}
+
+// shown is the answer that shows a sale; to those who may change it with the tag of its version.
+func (s *Service) shown(ctx context.Context, v *Sale) *saleOut {
+	out := &saleOut{Body: s.View(ctx, v)}
+	if out.Body.Operator != nil {
+		out.ETag = web.Tag(v.Version)
+	}
+	return out
+}
 
 func (s *Service) getSale(ctx context.Context, in *salePath) (*saleOut, error) {
 	if l := (*s.live.Load())[in.Sale]; l != nil {
-		return &saleOut{s.View(ctx, l.view.Load())}, nil
+		return s.shown(ctx, l.view.Load()), nil
 	}
 	v, err := s.ByPublicID(ctx, in.Sale)
 	if err != nil {
 		return nil, err
 	}
-	return &saleOut{s.View(ctx, v)}, nil
+	return s.shown(ctx, v), nil
 }
 
 func (s *Service) getSales(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[SaleView], error) {
@@ -321,12 +333,13 @@ func (s *Service) postSale(ctx context.Context, in *struct{ Body termsBody }) (*
 		if err != nil {
 			return nil, err
 		}
-		return &saleOut{s.View(ctx, v)}, nil
+		return s.shown(ctx, v), nil
 	})
 }
 
 func (s *Service) putSale(ctx context.Context, in *struct {
 	Sale string `path:"sale" doc:"The sale's id"`
+	web.Precondition
 	Body termsBody
 }) (*saleOut, error) {
 	old, err := s.ByPublicID(ctx, in.Sale)
@@ -338,11 +351,23 @@ func (s *Service) putSale(ctx context.Context, in *struct {
 		return nil, err
 	}
 	t.Rehearsal = old.Rehearsal
-	v, err := s.Change(ctx, old.ID, in.Body.Version, t, levee.ActorFrom(ctx))
+	version, seen := in.Body.Version, in.Seen(in.Body.Version != 0)
+	if err := seen(old.Version); err != nil {
+		return nil, err
+	}
+	if version == 0 {
+		version = old.Version
+	}
+	v, err := s.Change(ctx, old.ID, version, t, levee.ActorFrom(ctx))
+	if levee.CodeOf(err) == levee.CodeConflict { // somebody was faster
+		if now, e := s.ByPublicID(ctx, in.Sale); e == nil && seen(now.Version) != nil {
+			err = seen(now.Version)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &saleOut{s.View(ctx, v)}, nil
+	return s.shown(ctx, v), nil
 }
 
 func messageOf(err error) string {

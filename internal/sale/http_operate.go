@@ -37,7 +37,7 @@ func (s *Service) postAct(ctx context.Context, in *struct {
 		if err != nil {
 			return nil, err
 		}
-		return &saleOut{s.View(ctx, v)}, nil
+		return s.shown(ctx, v), nil
 	})
 }
 

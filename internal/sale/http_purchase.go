@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"levee"
 	"levee/internal/platform/web"
@@ -17,45 +16,11 @@ const (
 	maxWishBody   = 4096
 )
 
-// answer is a refusal as bytes: what the switch writes for every loser.
-type answer struct {
-	status     int
-	body       []byte
-	length     []string
-	retryAfter []string
-}
-
-// The header values that all fast answers share: one slice each, so that a refusal allocates none.
-var (
-	problemType = []string{"application/problem+json"}
-	noStore     = []string{"no-store"}
-	noSniff     = []string{"nosniff"}
-)
-
-func newAnswer(e *levee.Error) *answer {
-	status, body := web.Problem(e)
-	a := &answer{status: status, body: body, length: []string{strconv.Itoa(len(body))}}
-	if e.RetryAfter > 0 {
-		a.retryAfter = []string{strconv.Itoa(int((e.RetryAfter + time.Second - 1) / time.Second))}
-	}
-	return a
-}
-
-func (a *answer) write(w http.ResponseWriter) {
-	h := w.Header()
-	h["Content-Type"], h["Content-Length"], h["Cache-Control"], h["X-Content-Type-Options"] = problemType, a.length, noStore, noSniff
-	if a.retryAfter != nil {
-		h["Retry-After"] = a.retryAfter
-	}
-	w.WriteHeader(a.status)
-	w.Write(a.body)
-}
-
 // refuseFast answers a loser before everything else: path, who he is, one atomic load. Whoever might be owed another answer
 // (no account, a bad token, units he holds already, a sale this node does not know) goes the whole way.
 func (s *Service) refuseFast(w http.ResponseWriter, r *http.Request) bool {
 	public, ok := strings.CutPrefix(r.URL.Path, pathSales)
-	if !ok || r.Method != http.MethodPost {
+	if !ok || r.Method != http.MethodPost || r.Header["Api-Version"] != nil || r.URL.RawQuery != "" {
 		return false
 	}
 	public, ok = strings.CutSuffix(public, pathPurchases)
@@ -84,7 +49,7 @@ func (s *Service) refuseFast(w http.ResponseWriter, r *http.Request) bool {
 	if _, known, err := l.gate.Held(r.Context(), who.User); known || err != nil {
 		return false
 	}
-	shut.answer.write(w)
+	shut.answer.Write(w, r)
 	l.tally.Refused(shut.outcome)
 	return true
 }
@@ -206,4 +171,7 @@ func (s *Service) writeTicket(w http.ResponseWriter, l *live, t Ticket) {
 	w.Write(b)
 }
 
-var jsonType = []string{"application/json"}
+var (
+	jsonType = []string{"application/json"}
+	noStore  = []string{"no-store"}
+)

@@ -16,6 +16,8 @@ func (s *Service) Routes(srv *web.Server) {
 	const tag = "administration"
 	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/limits", ID: "listLimits", Tag: tag, Roles: levee.RoleAdministrator,
 		Summary: "All limits and their rates"}, listing.New[limitView](listing.Spec{Name: "limits", Whole: true}), s.getLimits)
+	web.Add(srv, web.Route{Method: "GET", Path: "/v1/limits/{name}", ID: "getLimit", Tag: tag, Roles: levee.RoleAdministrator,
+		Errors: []int{404, 503}, Summary: "One limit and its rate"}, s.getLimit)
 	web.Add(srv, web.Route{Method: "PUT", Path: "/v1/limits/{name}", ID: "setLimit", Tag: tag, Roles: levee.RoleAdministrator, BodyMax: 4 << 10,
 		Errors: []int{404, 422, 503}, Summary: "Give a limit another rate, at once and on all nodes",
 		Description: "Every node goes by it within a second. What was counted stays counted. It outlives restarts, until it is reset."}, s.putLimit)
@@ -59,10 +61,35 @@ type limitPath struct {
 	Name string `path:"name" maxLength:"40"`
 }
 
-type limitAnswer struct{ Body limitView }
+type limitAnswer struct {
+	ETag string `header:"ETag"`
+	Body limitView
+}
+
+// version changes with what a change can change.
+func version(l Limit) string { return web.Digest(l.Name, l.Rate, l.Configured, l.By, l.At.UnixMicro()) }
+
+func (s *Service) getLimit(ctx context.Context, in *struct {
+	Name string `path:"name" maxLength:"40"`
+	web.Conditional
+}) (*limitAnswer, error) {
+	n, err := named(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.answer(s.ByName(ctx, n))
+	if err != nil {
+		return nil, err
+	}
+	if err := in.NotModified(out.ETag); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 type limitRequest struct {
 	Name string `path:"name" maxLength:"40"`
+	web.Precondition
 	Body struct {
 		Rate string `json:"rate" minLength:"1" maxLength:"64" doc:"A count per time such as 5/day, 20/s, 5/15m, with a burst: 10/s burst 20; or off"`
 	}
@@ -81,7 +108,8 @@ func (s *Service) putLimit(ctx context.Context, in *limitRequest) (*limitAnswer,
 		}
 		return nil, err
 	}
-	return s.answer(s.Set(ctx, n, r))
+	seen := in.Seen(false)
+	return s.answer(s.Set(ctx, n, r, func(l Limit) error { return seen(version(l)) }))
 }
 
 func (s *Service) deleteLimit(ctx context.Context, in *limitPath) (*limitAnswer, error) {
@@ -104,5 +132,5 @@ func (s *Service) answer(l Limit, err error) (*limitAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &limitAnswer{Body: s.view(l)}, nil
+	return &limitAnswer{ETag: web.Tag(version(l)), Body: s.view(l)}, nil
 }

@@ -149,6 +149,18 @@ func (s *Service) List(ctx context.Context) (all []Limit, err error) {
 	return all, nil
 }
 
+// ByName returns one limit, for administrators; else CodeForbidden.
+func (s *Service) ByName(ctx context.Context, n limit.Name) (l Limit, err error) {
+	defer levee.Wrap(&err, "throttle.ByName(%v)", n)
+	all, err := s.List(ctx)
+	for _, one := range all {
+		if one.Name == n {
+			l = one
+		}
+	}
+	return l, err
+}
+
 func (s *Service) limit(n limit.Name, rows []rateRow) Limit {
 	l := Limit{Name: n, Rate: s.Limits.Configured(n), Configured: s.Limits.Configured(n)}
 	for _, r := range rows {
@@ -159,14 +171,14 @@ func (s *Service) limit(n limit.Name, rows []rateRow) Limit {
 	return l
 }
 
-// Set gives a limit another rate and records it in the trail; CodeUnauthenticated for visitors. This node goes by it when Set returns,
-// the others within a second; a restart does not forget it. CodeInvalid for None, an unknown name or a rate that ParseRate could not have returned, CodeUnavailable when SQL is away.
-func (s *Service) Set(ctx context.Context, n limit.Name, r limit.Rate) (l Limit, err error) {
+// Set gives a limit another rate and records it in the trail. This node goes by it when Set returns,
+// the others within a second; a restart does not forget it. Seen judges the limit as it stands, in the same transaction; nil: any. CodeUnauthenticated for visitors, CodeInvalid for None, an unknown name or a rate that ParseRate could not have returned, CodeUnavailable when SQL is away.
+func (s *Service) Set(ctx context.Context, n limit.Name, r limit.Rate, seen func(Limit) error) (l Limit, err error) {
 	defer levee.Wrap(&err, "throttle.Set(%v, %v)", n, r)
 	if back, err := limit.ParseRate(r.String()); err != nil || back != r { // what cannot be read back cannot be kept
 		return Limit{}, levee.Invalid("rate", "one that ParseRate returns", fmt.Sprintf("%+v", r))
 	}
-	return s.change(ctx, "limit.set", n, func(ctx context.Context, tx *db.Tx) error {
+	return s.change(ctx, "limit.set", n, seen, func(ctx context.Context, tx *db.Tx) error {
 		return putRate(ctx, tx, s.DB.Dialect(), rateRow{name: n.String(), rate: r.String(), by: levee.ActorFrom(ctx).User, at: s.Obs.Clock()})
 	})
 }
@@ -174,7 +186,7 @@ func (s *Service) Set(ctx context.Context, n limit.Name, r limit.Rate) (l Limit,
 // Reset gives a limit the rate of the configuration again. Otherwise it is as Set; for one that nobody set it changes nothing.
 func (s *Service) Reset(ctx context.Context, n limit.Name) (l Limit, err error) {
 	defer levee.Wrap(&err, "throttle.Reset(%v)", n)
-	return s.change(ctx, "limit.reset", n, func(ctx context.Context, tx *db.Tx) error { return deleteRate(ctx, tx, n.String()) })
+	return s.change(ctx, "limit.reset", n, nil, func(ctx context.Context, tx *db.Tx) error { return deleteRate(ctx, tx, n.String()) })
 }
 
 // audited is what the trail says of a limit.
@@ -183,7 +195,7 @@ type audited struct {
 	Rate  string `json:"rate"`
 }
 
-func (s *Service) change(ctx context.Context, act string, n limit.Name, write func(context.Context, *db.Tx) error) (after Limit, err error) {
+func (s *Service) change(ctx context.Context, act string, n limit.Name, seen func(Limit) error, write func(context.Context, *db.Tx) error) (after Limit, err error) {
 	if err := somebody(ctx); err != nil {
 		return Limit{}, err
 	}
@@ -196,6 +208,11 @@ func (s *Service) change(ctx context.Context, act string, n limit.Name, write fu
 			return err
 		}
 		before := s.limit(n, rows)
+		if seen != nil {
+			if err := seen(before); err != nil {
+				return err
+			}
+		}
 		if err := write(ctx, tx); err != nil {
 			return err
 		}

@@ -97,7 +97,7 @@ func TestSetAndReset(t *testing.T) {
 	s := h.node(t, false)
 	ctx := levee.WithActor(t.Context(), boss)
 	for range 2 { // the second time changes nothing that a trail is read for
-		l, err := s.Set(ctx, limit.Read, rate(t, "5/day"))
+		l, err := s.Set(ctx, limit.Read, rate(t, "5/day"), nil)
 		if err != nil || l.Rate.String() != "5/d" || l.Configured.String() != "100/s" || l.By != boss.User || l.At.IsZero() {
 			t.Fatalf("%+v, %v", l, err)
 		}
@@ -148,7 +148,7 @@ func TestRefusals(t *testing.T) {
 		{boss, limit.Read, limit.Rate{Count: -5, Per: time.Second}, levee.CodeInvalid},
 	} {
 		ctx := levee.WithActor(t.Context(), c.who)
-		if _, err := s.Set(ctx, c.n, c.r); levee.CodeOf(err) != c.want {
+		if _, err := s.Set(ctx, c.n, c.r, nil); levee.CodeOf(err) != c.want {
 			t.Errorf("%v set %v: %v, want %s", c.who, c.n, err, c.want)
 		}
 		if c.who != boss {
@@ -162,7 +162,7 @@ func TestRefusals(t *testing.T) {
 	}
 	// What cannot be recorded is not done.
 	h.fail = levee.E(levee.CodeUnavailable, "no ink")
-	if _, err := s.Set(levee.WithActor(t.Context(), boss), limit.Read, rate(t, "5/d")); levee.CodeOf(err) != levee.CodeUnavailable {
+	if _, err := s.Set(levee.WithActor(t.Context(), boss), limit.Read, rate(t, "5/d"), nil); levee.CodeOf(err) != levee.CodeUnavailable {
 		t.Error(err)
 	}
 	if err := s.Warm(t.Context()); err != nil || s.Limits.Rate(limit.Read).String() != "100/s" {
@@ -188,7 +188,7 @@ func TestNodesFollow(t *testing.T) {
 		h.mu.Unlock()
 		r := rate(t, fmt.Sprintf("%d/d", 5+i))
 		began := time.Now()
-		if _, err := a.Set(ctx, limit.Read, r); err != nil {
+		if _, err := a.Set(ctx, limit.Read, r, nil); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range []*Service{a, b, c} {

@@ -36,17 +36,27 @@ func FromForm(buf *bytes.Buffer, want *Shape) error {
 	if err != nil {
 		return refuse(levee.CodeMalformed, "body", "name=value&name=value, percent-encoded", "", "the body is not a well formed form").Because(err)
 	}
-	out := make([]byte, 0, buf.Len()+16)
-	out = append(out, '{')
+	out, err := fromValues(form, want)
+	if err != nil {
+		return err
+	}
+	buf.Reset()
+	buf.Write(out)
+	return nil
+}
+
+// fromValues writes fields of a form as the JSON that means the same for a body of this shape.
+func fromValues(form url.Values, want *Shape) (out []byte, err error) {
+	out = append(make([]byte, 0, 256), '{')
 	for _, name := range slices.Sorted(maps.Keys(form)) {
 		field := "body." + levee.Shorten(strings.ToValidUTF8(name, "\uFFFD"), 60)
 		f, known := want.Field([]byte(name))
 		values := form[name]
 		switch {
 		case !known:
-			return levee.Invalid(field, "one of the known fields: "+want.Names(), name)
+			return nil, levee.Invalid(field, "one of the known fields: "+want.Names(), name)
 		case f.kind != kindArray && len(values) > 1:
-			return refuse(levee.CodeMalformed, field, "once", "twice", "%s is given twice", field)
+			return nil, refuse(levee.CodeMalformed, field, "once", "twice", "%s is given twice", field)
 		case f.kind != kindArray && values[0] == "" && f.kind != kindString:
 			continue // what a browser sends for an input that was left empty
 		}
@@ -65,17 +75,14 @@ func FromForm(buf *bytes.Buffer, want *Shape) error {
 				out = append(out, ',')
 			}
 			if out, err = appendPlain(out, field, item, v); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if f.kind == kindArray {
 			out = append(out, ']')
 		}
 	}
-	out = append(out, '}')
-	buf.Reset()
-	buf.Write(out)
-	return nil
+	return append(out, '}'), nil
 }
 
 func appendPlain(out []byte, field string, want *Shape, v string) ([]byte, error) {

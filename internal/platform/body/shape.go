@@ -236,3 +236,21 @@ func (s *Shape) allowed() string {
 	}
 	return "any value"
 }
+
+// Zero is the JSON of what stands in a place from which the value was taken away: nothing of its kind. False: there is no such value, because an
+// object lacks what it needs.
+func (s *Shape) Zero() (string, bool) {
+	switch s.kind {
+	case kindBool:
+		return "false", true
+	case kindNumber, kindInt, kindUint:
+		return "0", true
+	case kindString, kindBytes:
+		return `""`, true
+	case kindArray:
+		return "[]", true
+	case kindAny:
+		return "null", true
+	}
+	return "", false
+}

@@ -16,6 +16,8 @@ import (
 
 	"levee"
 	"levee/internal/platform/body"
+	"levee/internal/platform/header"
+	"levee/internal/platform/patch"
 )
 
 // huma's settings for the process are made here once: nothing else in the house uses it.
@@ -89,12 +91,12 @@ func (a *adapter) Handle(op *huma.Operation, handle func(huma.Context)) {
 		c := callOf(r.Context())
 		ctx := &bodyContext{humaContext: humago.NewContext(op, r, w), c: c}
 		if rt.consumes != nil && r.Body != http.NoBody {
-			if slices.Contains(rt.consumes, multipartType) {
+			if rt.schema == nil && slices.Contains(rt.consumes, multipartType) {
 				r.Body = &noteBody{http.MaxBytesReader(c.ResponseWriter, r.Body, rt.bodyMax), c}
 			} else {
 				buf := buffers.Get().(*bytes.Buffer) //nolint:errcheck // the pool holds nothing else
 				defer putBuffer(buf)
-				err := rt.readTyped(buf, r)
+				err := rt.readTyped(c, buf, r)
 				if err == nil {
 					err = (*api)(a).refuseNull(rt.schema, buf.Bytes())
 				}
@@ -142,15 +144,24 @@ func (rt *route) learn(op *huma.Operation) {
 
 // readTyped reads the body of a typed operation and checks it as far as its schema does not: what is left for huma is one JSON
 // value, well formed and unambiguous.
-func (rt *route) readTyped(buf *bytes.Buffer, r *http.Request) error {
+func (rt *route) readTyped(c *call, buf *bytes.Buffer, r *http.Request) error {
 	if err := readBody(buf, r, rt.bodyMax); err != nil {
 		return err
 	}
 	if buf.Len() == 0 || rt.schema == nil {
 		return nil
 	}
-	if ct := r.Header["Content-Type"]; len(ct) > 0 && mediaType(ct[0]) == formType {
-		if err := body.FromForm(buf, rt.shape); err != nil {
+	if ct := r.Header["Content-Type"]; len(ct) > 0 && ct[0] != "application/json" {
+		var err error
+		switch mt := header.MediaType(ct[0]); mt {
+		case formType:
+			err = body.FromForm(buf, rt.shape)
+		case multipartType:
+			err = body.FromMultipart(buf, ct[0], rt.shape)
+		case patch.MergeType, patch.JSONType:
+			err = rt.readPatch(c, buf, r, mt)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -167,10 +178,14 @@ type bodyContext struct {
 	data []byte
 }
 
-// Header hides the body's media type, which the pipeline has judged: what huma reads is JSON.
+// Header hides the body's media type, which the pipeline has judged: what huma reads is JSON. A patch's If-Match is the tag of what it was
+// applied to.
 func (b *bodyContext) Header(name string) string {
-	if name == "Content-Type" && b.c.route.schema != nil {
+	switch {
+	case name == "Content-Type" && b.c.route.schema != nil:
 		return ""
+	case name == "If-Match" && b.c.seen != "":
+		return b.c.seen
 	}
 	return b.humaContext.Header(name)
 }
@@ -258,41 +273,9 @@ func (c *call) fieldOf(d *huma.ErrorDetail) levee.Field {
 	case strings.HasPrefix(m, "invalid date/time"):
 		f.Allowed = body.TimeForm
 	default:
-		f.Allowed = m
-		for _, w := range wordings {
-			if rest, ok := strings.CutPrefix(m, w.theirs); ok {
-				f.Allowed = w.ours + rest
-				break
-			}
-		}
+		f.Allowed = body.Worded(m)
 	}
 	return f
-}
-
-// wordings are longest first where one begins another.
-var wordings = []struct{ theirs, ours string }{
-	{"expected string to be RFC 3339 date-time", body.TimeForm},
-	{"expected string to be RFC 3339 date", "a date such as 2026-01-31 (RFC 3339)"},
-	{"expected string to be ", ""},
-	{"expected string to match pattern ", "a string that matches "},
-	{"expected string", "a string"},
-	{"expected boolean", "true or false"},
-	{"invalid boolean", "true or false"},
-	{"expected integer", "an integer"},
-	{"invalid integer", "an integer"},
-	{"expected number to be a multiple of ", "a multiple of "},
-	{"expected number ", "a number "},
-	{"expected number", "a number"},
-	{"invalid float", "a number"},
-	{"expected array items to be unique", "a list without repetitions"},
-	{"expected array length ", "a list of length "},
-	{"expected array", "a list"},
-	{"expected object with ", "an object with "},
-	{"expected object", "an object"},
-	{"expected value to be ", ""},
-	{"expected length ", "of length "},
-	{"expected ", ""},
-	{"invalid value: ", ""},
 }
 
 func given(v any) string {

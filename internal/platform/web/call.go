@@ -38,6 +38,7 @@ type call struct {
 	peer, client netip.Addr
 	actor        levee.Actor
 	key          string // Idempotency-Key
+	seen         string // If-Match, where a patch was made of what has this entity tag
 	body         error  // why the body could not be read
 	err          error  // what was answered as a problem
 	code         levee.Code
@@ -219,6 +220,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+	s.run(c, r)
+}
+
+// run takes a request through whose caller is known.
+func (s *Server) run(c *call, r *http.Request) {
 	s.metrics.inflight.Inc()
 	if s.tracer != nil {
 		s.startSpan(c, r)
@@ -228,7 +234,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.r = r
 	defer c.finish(r)
 
-	h := w.Header()
+	h := c.Header()
 	for i := range s.fixed {
 		h[s.fixed[i].name] = s.fixed[i].value
 	}
@@ -337,7 +343,7 @@ func (c *call) panicked(r *http.Request, p any) (abort bool) {
 	}
 	h := c.Header()
 	for name := range h {
-		if !slices.ContainsFunc(c.s.fixed, func(f header) bool { return f.name == name }) {
+		if !slices.ContainsFunc(c.s.fixed, func(f line) bool { return f.name == name }) {
 			delete(h, name) // what the handler meant for another answer
 		}
 	}

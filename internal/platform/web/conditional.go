@@ -1,29 +1,68 @@
 package web
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"levee"
+	"levee/internal/platform/header"
 )
 
 // ETag makes a strong entity tag of what tells two versions of a thing apart: its id and version, or its bytes.
-func ETag(parts ...any) string {
-	h := sha256.New()
-	for _, p := range parts {
-		switch p := p.(type) {
-		case []byte:
-			fmt.Fprintf(h, "%d:", len(p))
-			h.Write(p)
-		default:
-			s := fmt.Sprint(p)
-			fmt.Fprintf(h, "%d:%s", len(s), s)
-		}
+func ETag(parts ...any) string { return `"` + header.Digest(parts...) + `"` }
+
+// Tag makes the entity tag of a thing that can be changed (Precondition): the version of what can be changed, a number or a Digest, and
+// behind a dot what else the answer shows, if anything. So a caller has the thing anew when any of it differs, while a change is refused
+// only for what the change may overwrite: stock that is sold spoils nobody's new title.
+func Tag(version any, rest ...any) string {
+	if len(rest) == 0 {
+		return `"` + fmt.Sprint(version) + `"`
 	}
-	return `"` + base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:15]) + `"`
+	return `"` + fmt.Sprint(version) + "." + header.Digest(rest...) + `"`
+}
+
+// Digest is a version of what has no number of its own: a short name of all that can be changed of it.
+func Digest(parts ...any) string { return header.Digest(parts...) }
+
+// Precondition is embedded in the input of a handler that changes what others may be changing too. Where it is, a request without it is
+// answered 428, unless its body says which version it is about: so that nobody overwrites what he has not seen.
+type Precondition struct {
+	IfMatch string `header:"If-Match" maxLength:"1000" doc:"Do it only while this is the thing's entity tag, of which what stands before a dot counts; * for whatever there is"`
+}
+
+// Seen returns a function that judges the version that stands, in the transaction of the change: nil when the caller has seen it, else an
+// error that answers 412, or 428 when he does not say what he has seen. otherwise says that the body tells it.
+func (p Precondition) Seen(otherwise bool) func(version any) error {
+	return func(version any) error {
+		switch {
+		case p.IfMatch != "" && versionListed(p.IfMatch, fmt.Sprint(version)), p.IfMatch == "" && otherwise:
+			return nil
+		case p.IfMatch == "":
+			return errNoPrecondition()
+		}
+		err := refuse(levee.CodeConflict, "header.If-Match", Tag(version), p.IfMatch, "it has been changed since it was read; read it again")
+		return &withStatus{err: err, status: http.StatusPreconditionFailed}
+	}
+}
+
+func errNoPrecondition() error {
+	return refuse(levee.CodePreconditionRequired, "header.If-Match", "the entity tag of what was read, or *", "nothing",
+		"say in If-Match which version you have seen: the ETag of the answer that you read")
+}
+
+func tagVersion(tag string) string {
+	version, _, _ := strings.Cut(strings.Trim(tag, `"`), ".")
+	return version
+}
+
+// versionListed reports whether a list of entity tags has one, not weak, whose part before the dot is version.
+func versionListed(list, version string) (found bool) {
+	header.Tags(list, func(tag string, weak bool) bool {
+		found = tag == "*" || !weak && tagVersion(tag) == version
+		return !found
+	})
+	return found
 }
 
 // Conditional is embedded in the input of a typed handler that answers conditional requests.
@@ -34,7 +73,7 @@ type Conditional struct {
 
 // NotModified returns an error that answers 304 with the tag when the caller has it already, else nil.
 func (c Conditional) NotModified(etag string) error {
-	if c.IfNoneMatch == "" || !tagListed(c.IfNoneMatch, etag, true) {
+	if c.IfNoneMatch == "" || !header.Listed(c.IfNoneMatch, etag, true) {
 		return nil
 	}
 	return &withStatus{
@@ -45,7 +84,7 @@ func (c Conditional) NotModified(etag string) error {
 // Match returns an error that answers 412 when the caller names tags in If-Match and etag is not among them, else nil: so that
 // nobody overwrites what he has not seen.
 func (c Conditional) Match(etag string) error {
-	if c.IfMatch == "" || tagListed(c.IfMatch, etag, false) {
+	if c.IfMatch == "" || header.Listed(c.IfMatch, etag, false) {
 		return nil
 	}
 	err := refuse(levee.CodeConflict, "header.If-Match", etag, c.IfMatch, "it has been changed since it was read; read it again")
@@ -59,33 +98,10 @@ func NotModified(w http.ResponseWriter, r *http.Request, etag string) bool {
 		return false
 	}
 	for _, line := range r.Header["If-None-Match"] {
-		if tagListed(line, etag, true) {
+		if header.Listed(line, etag, true) {
 			w.WriteHeader(http.StatusNotModified)
 			return true
 		}
 	}
 	return false
-}
-
-// tagListed reports whether a list of entity tags (RFC 9110, 8.8.3) holds etag; weak also when either is weak.
-func tagListed(list, etag string, weak bool) bool {
-	if strings.TrimSpace(list) == "*" {
-		return true
-	}
-	for rest := list; ; {
-		rest = strings.TrimLeft(rest, " \t,")
-		isWeak := strings.HasPrefix(rest, "W/")
-		tag := strings.TrimPrefix(rest, "W/")
-		if len(tag) < 2 || tag[0] != '"' {
-			return false
-		}
-		end := strings.IndexByte(tag[1:], '"')
-		if end < 0 {
-			return false
-		}
-		if tag[:end+2] == strings.TrimPrefix(etag, "W/") && (weak || !isWeak && !strings.HasPrefix(etag, "W/")) {
-			return true
-		}
-		rest = tag[end+2:]
-	}
 }

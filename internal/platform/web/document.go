@@ -17,7 +17,9 @@ import (
 
 	"levee"
 	"levee/internal/platform/body"
+	"levee/internal/platform/header"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/patch"
 )
 
 const schemaPrefix = "#/components/schemas/"
@@ -27,9 +29,10 @@ func newDocument(title, version, publicURL string, namer func(reflect.Type, stri
 		OpenAPI: "3.1.0",
 		Info: &huma.Info{
 			Title: title, Version: version,
-			Description: "Errors are problem details (RFC 9457) that carry a word in `error`. Ids are opaque strings, times RFC 3339 in UTC, " +
-				"amounts integers in the currency's minor unit. Lengths count characters; a text can also be refused for its length in bytes of UTF-8 " +
-				"or for control characters, and the refusal says so.",
+			Description: "Errors are problem details (RFC 9457) that carry a word in `error`, in English or, by Accept-Language, in Chinese. Ids are " +
+				"opaque strings, times RFC 3339 in UTC, amounts integers in the currency's minor unit. The version stands in the path; it may also be " +
+				"named by the header Api-Version, by Accept: application/json; version=1, or by the parameter version. Lengths count characters; a text can also be refused for its length in " +
+				"bytes of UTF-8 or for control characters, and the refusal says so.",
 		},
 		Components: &huma.Components{
 			Schemas:   huma.NewMapRegistry(schemaPrefix, namer),
@@ -97,6 +100,11 @@ func (a *api) DocumentOperation(op *huma.Operation) {
 	if op.RequestBody != nil {
 		if m := op.RequestBody.Content["application/json"]; m != nil && rt.bodyType != nil && body.Of(rt.bodyType).Formable() {
 			op.RequestBody.Content[formType] = &huma.MediaType{Schema: m.Schema}
+			op.RequestBody.Content[multipartType] = &huma.MediaType{Schema: m.Schema}
+		}
+		if m := op.RequestBody.Content["application/json"]; m != nil && rt.Current != nil {
+			op.RequestBody.Content[patch.MergeType] = &huma.MediaType{Schema: m.Schema}
+			op.RequestBody.Content[patch.JSONType] = &huma.MediaType{Schema: a.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[[]patchOperation](), true, "")}
 		}
 	}
 	if ok := op.Responses["200"]; rt.CSV && ok != nil {
@@ -113,7 +121,7 @@ func (a *api) describe(rt *route, op *huma.Operation) {
 	delete(op.Responses, "default")
 	if rt.Idempotent {
 		a.addParam(op, "header", "Idempotency-Key", "Makes the request safe to repeat: the same key with the same body gets the first answer again, "+
-			"another body 422. 1 to 128 visible ASCII characters, of which enough must be random. Kept at least a day", idempotencyKeyMax)
+			"another body 422. 1 to 128 visible ASCII characters, of which enough must be random. Kept at least a day", header.IdempotencyMax)
 	}
 	errs := map[int]bool{http.StatusNotAcceptable: true, http.StatusInternalServerError: true, http.StatusServiceUnavailable: true,
 		http.StatusBadRequest: true, http.StatusUnprocessableEntity: true} // a query that nobody asked for
@@ -149,10 +157,22 @@ func (a *api) describe(rt *route, op *huma.Operation) {
 	case http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 		errs[http.StatusForbidden] = true // from another site
 	}
+	if rt.guarded {
+		errs[http.StatusPreconditionRequired] = true
+	}
+	if rt.Ends != nil {
+		errs[http.StatusGone] = true
+	}
 	for _, status := range rt.Errors {
 		errs[status] = true
 	}
 	for status := range errs {
+		if status < 300 { // another success, with the body of the usual one
+			usual := *op.Responses[strconv.Itoa(op.DefaultStatus)]
+			usual.Description = http.StatusText(status)
+			op.Responses[strconv.Itoa(status)] = &usual
+			continue
+		}
 		if status < 400 {
 			op.Responses[strconv.Itoa(status)] = &huma.Response{Description: http.StatusText(status)}
 			continue
@@ -161,7 +181,11 @@ func (a *api) describe(rt *route, op *huma.Operation) {
 	}
 	for status, resp := range op.Responses {
 		if resp.Ref == "" && status[0] == '2' {
+			resp.Headers = maps.Clone(resp.Headers)
 			a.addHeaders(rt, resp)
+			if status == "202" && resp.Headers["Location"] == nil {
+				resp.Headers["Location"] = &huma.Param{Schema: &huma.Schema{Type: huma.TypeString}, Description: "What to follow"}
+			}
 		}
 	}
 }
@@ -227,7 +251,7 @@ func (a *api) documentRaw(rt *route, doc RawDoc) {
 	}
 	op := &huma.Operation{
 		Method: rt.Method, Path: rt.Path, OperationID: rt.ID, Summary: rt.Summary, Description: rt.Description,
-		DefaultStatus: rt.Status, Responses: map[string]*huma.Response{},
+		DefaultStatus: rt.Status, Responses: map[string]*huma.Response{}, Deprecated: rt.Ends != nil,
 	}
 	if rt.Tag != "" {
 		op.Tags = []string{rt.Tag}
@@ -257,6 +281,9 @@ func (a *api) documentRaw(rt *route, doc RawDoc) {
 			}
 			op.RequestBody.Content[mt] = m
 		}
+	}
+	if doc.Upload != nil {
+		op.RequestBody = doc.Upload.body(registry, rt.ID)
 	}
 	if len(doc.Responses) == 0 {
 		status := rt.Status

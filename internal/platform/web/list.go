@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"levee"
+	"levee/internal/platform/header"
 )
 
 // Param documents a query parameter that the handler reads and checks itself (platform/listing). Others are still refused.
@@ -75,7 +76,7 @@ func Exchange(ctx context.Context) (http.ResponseWriter, *http.Request) {
 
 // Accepts reports whether the caller takes an answer of this media type.
 func Accepts(r *http.Request, mediaType string) bool {
-	return acceptable(r.Header["Accept"], []string{mediaType})
+	return header.Acceptable(r.Header["Accept"], callOf(r.Context()).route.version, []string{mediaType})
 }
 
 // Cut ends an answer in its middle, by cutting the connection: so that what was sent is not taken for the whole. It does not return.

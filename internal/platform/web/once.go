@@ -14,6 +14,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/db"
+	"levee/internal/platform/header"
 )
 
 //go:embed schema/*.sql
@@ -22,11 +23,8 @@ var schemaFS embed.FS
 // Schema returns the tables of this part: the answers kept for idempotency keys.
 func Schema() db.Schema { return db.Schema{Owner: "web", FS: schemaFS} }
 
-const (
-	idempotencyKeyMax = 128
-	// answerMax is what fits into the smallest TEXT among the engines.
-	answerMax = 60 << 10
-)
+// answerMax is what fits into the smallest TEXT among the engines.
+const answerMax = 60 << 10
 
 // IdempotencyKey reads the request's Idempotency-Key: 1 to 128 visible ASCII characters, bare or as a quoted string of structured
 // fields. Absent it is "", or CodeMalformed where it is required; otherwise unfit it is CodeMalformed.
@@ -41,7 +39,7 @@ func IdempotencyKey(r *http.Request, required bool) (string, error) {
 	if len(lines) > 1 {
 		return "", errKey("given once", fmt.Sprintf("%d times", len(lines)))
 	}
-	key, ok := parseKey(lines[0])
+	key, ok := header.Idempotency(lines[0])
 	if !ok {
 		return "", errKey("1 to 128 visible ASCII characters", lines[0])
 	}
@@ -51,38 +49,6 @@ func IdempotencyKey(r *http.Request, required bool) (string, error) {
 func errKey(allowed, given string) error {
 	given = levee.Shorten(strings.ToValidUTF8(given, "\uFFFD"), 80)
 	return refuse(levee.CodeMalformed, "header.Idempotency-Key", allowed, given, "header.Idempotency-Key must be %s, got %q", allowed, given)
-}
-
-// parseKey reads a bare key, or an sf-string (RFC 9651), as the draft of the header has it: both mean the same key.
-func parseKey(v string) (string, bool) {
-	v = strings.Trim(v, " \t")
-	if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
-		var b strings.Builder
-		inner := v[1 : len(v)-1]
-		for i := 0; i < len(inner); i++ {
-			c := inner[i]
-			if c == '"' {
-				return "", false
-			}
-			if c == '\\' {
-				if i++; i == len(inner) || (inner[i] != '"' && inner[i] != '\\') {
-					return "", false
-				}
-				c = inner[i]
-			}
-			b.WriteByte(c)
-		}
-		v = b.String()
-	}
-	if len(v) == 0 || len(v) > idempotencyKeyMax {
-		return "", false
-	}
-	for i := range len(v) {
-		if v[i] <= ' ' || v[i] > '~' {
-			return "", false
-		}
-	}
-	return v, true
 }
 
 // Once runs fn in a transaction, once for all requests with this key: the answer is kept in the same transaction as the effect,

@@ -234,26 +234,6 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
-// FuzzIdempotencyKey: a key that passes is visible ASCII, within bounds, and means itself when it is quoted.
-func FuzzIdempotencyKey(f *testing.F) {
-	f.Add("abc")
-	f.Add(`"a\"b"`)
-	f.Add(`"`)
-	f.Fuzz(func(t *testing.T, v string) {
-		key, ok := parseKey(v)
-		if !ok {
-			return
-		}
-		if len(key) == 0 || len(key) > idempotencyKeyMax || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			t.Fatalf("%q became %q", v, key)
-		}
-		quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`
-		if again, ok := parseKey(quoted); !ok || again != key {
-			t.Fatalf("%q, quoted %q, became %q", key, quoted, again)
-		}
-	})
-}
-
 func TestPrune(t *testing.T) {
 	clock := obs.NewStepClock(time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC))
 	s := newShop(t, func(p *Parts) { p.Obs.Clock = clock.Now })

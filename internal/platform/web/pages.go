@@ -3,18 +3,13 @@ package web
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
-	"github.com/swaggest/swgui"
-	"github.com/swaggest/swgui/v5/static"
-	"github.com/swaggest/swgui/v5emb"
-
 	"levee"
+	"levee/internal/platform/docpage"
+	"levee/internal/platform/header"
 )
 
 const (
@@ -31,6 +26,7 @@ func (s *Server) addBuiltin() {
 		Description: "Links to all lists that the caller may read, and to what describes the API."}, s.getLinks)
 	Add(s, Route{Method: http.MethodGet, Path: "/v1/time", ID: "getTime", Tag: "about", Summary: "The server's clock",
 		Description: "For countdowns: a sale opens by this clock, not by the caller's.", Quiet: true}, s.getTime)
+	s.addBatch()
 	s.linkOperations()
 	doc, err := s.OpenAPI()
 	if err != nil {
@@ -80,7 +76,7 @@ func (s *Server) getLinks(ctx context.Context, _ *struct{}) (*linksOutput, error
 
 // links lists what may be read without knowing an id, as far as the actor may.
 func (s *Server) links(a levee.Actor) linksBody {
-	b := linksBody{Version: apiVersion, Links: []link{
+	b := linksBody{Version: s.versions[len(s.versions)-1], Links: []link{
 		{"self", "/v1", "This page"},
 		{"service-desc", pathDocument, "The OpenAPI document"},
 		{"service-doc", pathDocs, "The document to browse and try"},
@@ -109,19 +105,25 @@ func (s *Server) getTime(context.Context, *struct{}) (*timeOutput, error) {
 	return &out, nil
 }
 
-// root is the page of the house when there is one and a browser asks; else the links that a visitor may follow.
+// root is the page of the house when there is one and a browser asks; else the links that the caller may follow.
 func (s *Server) root(w http.ResponseWriter, r *http.Request) {
 	if s.home != nil && strings.Contains(r.Header.Get("Accept"), "text/html") {
 		w.Header().Add("Vary", "Accept")
 		s.home.ServeHTTP(w, r)
 		return
 	}
-	if accept := r.Header["Accept"]; !acceptable(accept, []string{"application/json"}) {
+	if accept := r.Header["Accept"]; !header.Acceptable(accept, "", []string{"application/json"}) {
 		WriteError(w, r, errNotAcceptable(accept, []string{"application/json"}))
 		return
 	}
+	c := callOf(r.Context())
+	if err := s.authenticate(c, r); err != nil {
+		WriteError(w, r, err)
+		return
+	}
 	w.Header().Add("Vary", "Accept")
-	WriteJSON(w, r, http.StatusOK, s.links(levee.Actor{}))
+	w.Header()["Cache-Control"] = privateOnly
+	WriteJSON(w, r, http.StatusOK, s.links(c.actor))
 }
 
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
@@ -171,73 +173,26 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	s.parts.Obs.MetricsHandler().ServeHTTP(w, r)
 }
 
-// docsPage is Swagger UI with all of its files inside this program. Its page is made once; its policy allows its two inline
-// scripts by their hashes, and nothing from elsewhere.
+// docsPage is the document to browse and try.
 func (s *Server) docsPage() http.Handler {
-	ui := v5emb.NewHandlerWithConfig(swgui.Config{
-		Title: s.parts.Title, SwaggerJSON: pathDocument, BasePath: pathDocs + "/",
-		SettingsUI: map[string]string{"tryItOutEnabled": "true", "displayRequestDuration": "true", "defaultModelsExpandDepth": "0"},
-	})
-	rendered := pageWriter{header: http.Header{}}
-	ui.ServeHTTP(&rendered, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: pathDocs}})
-	page := rendered.body.Bytes()
-	policy := []string{"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; " +
-		"img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self'" + scriptHashes(page)}
-	tag := ETag(page)
+	d := docpage.New(s.parts.Title, pathDocs, pathDocument)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h["Content-Security-Policy"] = policy
+		h["Content-Security-Policy"] = d.Policy
 		h["Cache-Control"] = []string{"no-cache"}
 		asset := r.PathValue("asset")
-		if asset == "" {
-			if NotModified(w, r, tag) {
+		switch {
+		case asset == "":
+			if NotModified(w, r, ETag(d.Page)) {
 				return
 			}
 			h["Content-Type"] = []string{"text/html; charset=utf-8"}
-			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(page))
-			return
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(d.Page))
+		case !docpage.Has(asset):
+			WriteError(w, r, s.errNoRoute(r))
+		default:
+			h["Cache-Control"] = []string{"public, max-age=3600"}
+			d.Assets.ServeHTTP(w, r)
 		}
-		if !isAsset(asset) {
-			WriteError(w, r, errNoRoute(r))
-			return
-		}
-		h["Cache-Control"] = []string{"public, max-age=3600"}
-		ui.ServeHTTP(w, r)
 	})
-}
-
-// pageWriter takes a page that is made once.
-type pageWriter struct {
-	header http.Header
-	body   bytes.Buffer
-}
-
-func (p *pageWriter) Header() http.Header         { return p.header }
-func (p *pageWriter) WriteHeader(int)             {}
-func (p *pageWriter) Write(b []byte) (int, error) { return p.body.Write(b) }
-
-func isAsset(name string) bool {
-	for _, n := range []string{name, name + ".gz"} {
-		if f, err := static.FS.Open(n); err == nil {
-			info, err := f.Stat()
-			_ = f.Close() // read from memory
-			return err == nil && !info.IsDir()
-		}
-	}
-	return false
-}
-
-// scriptHashes lists the hashes of a page's inline scripts as sources of a content security policy.
-func scriptHashes(page []byte) string {
-	var b strings.Builder
-	for rest := page; ; {
-		_, after, ok := bytes.Cut(rest, []byte("<script>"))
-		if !ok {
-			return b.String()
-		}
-		script, tail, _ := bytes.Cut(after, []byte("</script>"))
-		sum := sha256.Sum256(script)
-		b.WriteString(" 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'")
-		rest = tail
-	}
 }

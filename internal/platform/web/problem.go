@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"levee"
 	"levee/internal/platform/body"
+	"levee/internal/platform/header"
+	"levee/internal/platform/speech"
 )
 
 // problem is the body of every answer with a status of 400 and above (RFC 9457).
@@ -25,7 +28,8 @@ type problem struct {
 	RequestID string         `json:"request_id,omitempty" doc:"Under which the server's log knows this request"`
 	Data      map[string]any `json:"data,omitempty" doc:"More for programs, by the error: the start of a sale, a link to what is held"`
 
-	headers http.Header
+	headers  http.Header
+	language []string // of its texts; nil: it says none
 }
 
 type problemField struct {
@@ -43,40 +47,41 @@ const problemType = "application/problem+json"
 
 // statuses maps each code to its status: the one table.
 var statuses = map[levee.Code]int{
-	levee.CodeInternal:            500,
-	levee.CodeMalformed:           400,
-	levee.CodeInvalid:             422,
-	levee.CodeUnauthenticated:     401,
-	levee.CodeForbidden:           403,
-	levee.CodeNotFound:            404,
-	levee.CodeMethodNotAllowed:    405,
-	levee.CodeNotAcceptable:       406,
-	levee.CodeConflict:            409,
-	levee.CodeGone:                410,
-	levee.CodeTooLarge:            413,
-	levee.CodeUnsupportedMedia:    415,
-	levee.CodeTooManyRequests:     429,
-	levee.CodeUnavailable:         503,
-	levee.CodeTimeout:             503, // 408 when it was the caller who was slow
-	levee.CodeIdempotencyMismatch: 422,
-	levee.CodeIdempotencyRunning:  409,
-	levee.CodeSoldOut:             409,
-	levee.CodeLimitReached:        409,
-	levee.CodePaused:              409,
-	levee.CodeNotOpen:             409,
-	levee.CodeEnded:               410,
-	levee.CodeNotWarmed:           503,
-	levee.CodeAdmissionMissing:    403,
-	levee.CodeAdmissionInvalid:    403,
-	levee.CodeAdmissionExpired:    403,
-	levee.CodeChallengeRequired:   403,
-	levee.CodeChallengeFailed:     403,
-	levee.CodeDrawOnly:            409,
-	levee.CodeEntriesClosed:       409,
-	levee.CodeUnitsFree:           409,
-	levee.CodeOutOfStock:          409,
-	levee.CodeAlreadyPaid:         409,
-	levee.CodePaymentDeadlineOver: 410,
+	levee.CodeInternal:             500,
+	levee.CodeMalformed:            400,
+	levee.CodeInvalid:              422,
+	levee.CodeUnauthenticated:      401,
+	levee.CodeForbidden:            403,
+	levee.CodeNotFound:             404,
+	levee.CodeMethodNotAllowed:     405,
+	levee.CodeNotAcceptable:        406,
+	levee.CodeConflict:             409, // 412 when If-Match says so, 424 for what was not tried
+	levee.CodeGone:                 410,
+	levee.CodeTooLarge:             413,
+	levee.CodeUnsupportedMedia:     415,
+	levee.CodePreconditionRequired: 428,
+	levee.CodeTooManyRequests:      429,
+	levee.CodeUnavailable:          503,
+	levee.CodeTimeout:              503, // 408 when it was the caller who was slow
+	levee.CodeIdempotencyMismatch:  422,
+	levee.CodeIdempotencyRunning:   409,
+	levee.CodeSoldOut:              409,
+	levee.CodeLimitReached:         409,
+	levee.CodePaused:               409,
+	levee.CodeNotOpen:              409,
+	levee.CodeEnded:                410,
+	levee.CodeNotWarmed:            503,
+	levee.CodeAdmissionMissing:     403,
+	levee.CodeAdmissionInvalid:     403,
+	levee.CodeAdmissionExpired:     403,
+	levee.CodeChallengeRequired:    403,
+	levee.CodeChallengeFailed:      403,
+	levee.CodeDrawOnly:             409,
+	levee.CodeEntriesClosed:        409,
+	levee.CodeUnitsFree:            409,
+	levee.CodeOutOfStock:           409,
+	levee.CodeAlreadyPaid:          409,
+	levee.CodePaymentDeadlineOver:  410,
 }
 
 // StatusOf returns the HTTP status that a code is answered with; 500 for a code it does not know.
@@ -145,11 +150,62 @@ func (p *problem) setHeader(name, value string) {
 	p.headers.Set(name, value)
 }
 
-// Problem returns the status and the body of the answer to err, as application/problem+json, without a request id: for answers
-// that are made once and sent often.
-func Problem(err error) (status int, body []byte) {
-	p := describe(err)
-	return p.Status, p.encode()
+// Fixed is the answer to an error that is made once and sent often: as WriteError answers, but without a request id.
+type Fixed struct {
+	status int
+	in     []fixedText // by speech.Languages
+}
+
+type fixedText struct {
+	body   []byte
+	header http.Header // shared by all answers: one slice for each value, so that a refusal allocates none
+}
+
+// NewFixed makes the answer to err.
+func NewFixed(err error) *Fixed {
+	f := &Fixed{}
+	for _, lang := range speech.Languages {
+		p := describe(err)
+		p.sayIn(lang)
+		text := fixedText{body: p.encode(), header: http.Header{}}
+		p.writeHeaders(text.header)
+		text.header["Content-Length"] = []string{strconv.Itoa(len(text.body))}
+		text.header["X-Content-Type-Options"] = noSniff
+		f.status, f.in = p.Status, append(f.in, text)
+	}
+	return f
+}
+
+// Write answers a request, in its language.
+func (f *Fixed) Write(w http.ResponseWriter, r *http.Request) {
+	text := &f.in[0]
+	if lines := r.Header["Accept-Language"]; lines != nil {
+		text = &f.in[slices.Index(speech.Languages, header.Language(lines, speech.Languages...))]
+	}
+	maps.Copy(w.Header(), text.header)
+	w.WriteHeader(f.status)
+	_, _ = w.Write(text.body) // the caller may have left
+}
+
+// sayIn puts the problem's texts into a language, as far as they are known in it; what is not stays English, and Content-Language says so.
+func (p *problem) sayIn(lang string) {
+	p.language = inEnglish
+	if lang != "zh" {
+		return
+	}
+	whole := true
+	say := func(text *string) {
+		said, known := speech.Chinese(*text)
+		*text, whole = said, whole && known
+	}
+	say(&p.Title)
+	say(&p.Detail)
+	for i := range p.Errors {
+		say(&p.Errors[i].Allowed)
+	}
+	if p.language = inChinese; !whole {
+		p.language = inBoth
+	}
 }
 
 func (p *problem) encode() []byte {
@@ -168,6 +224,7 @@ func (c *call) problemFor(r *http.Request, err error) *problem {
 	for i := range p.Errors {
 		p.Errors[i].Field = c.route.locate(p.Errors[i].Field)
 	}
+	p.sayIn(header.Language(r.Header["Accept-Language"], speech.Languages...))
 	if p.Status != http.StatusNotModified {
 		c.err, c.code = err, levee.Code(p.Code)
 	}
@@ -194,6 +251,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 		p = c.problemFor(r, err)
 	} else {
 		p = describe(err)
+		p.sayIn("en")
 	}
 	p.write(w)
 }
@@ -216,6 +274,12 @@ func (p *problem) writeHeaders(h http.Header) {
 	maps.Copy(h, p.headers)
 	h["Content-Type"] = problemTypes
 	h["Cache-Control"] = noStore
+	h["Content-Language"] = p.language
+	if h["Vary"] == nil {
+		h["Vary"] = byLanguage
+	} else {
+		h["Vary"] = append(slices.Clip(h["Vary"]), byLanguage...)
+	}
 	delete(h, "Etag")
 }
 
@@ -223,6 +287,11 @@ var (
 	problemTypes = []string{problemType}
 	jsonTypes    = []string{"application/json"}
 	noStore      = []string{"no-store"}
+	noSniff      = []string{"nosniff"}
+	inEnglish    = []string{"en"}
+	inChinese    = []string{"zh"}
+	inBoth       = []string{"zh, en"}
+	byLanguage   = []string{"Accept-Language"}
 	privateOnly  = []string{"private, no-store"}
 )
 
@@ -248,7 +317,11 @@ func refuse(code levee.Code, field, allowed, given, format string, args ...any) 
 }
 
 // Errors of the router itself.
-func errNoRoute(r *http.Request) error {
+func (s *Server) errNoRoute(r *http.Request) error {
+	if v, ok := versionOf(r.URL.Path); ok && !slices.Contains(s.versions, v) {
+		v = levee.Shorten(v, 20)
+		return refuse(levee.CodeNotFound, "path", "/v"+strings.Join(s.versions, ", /v"), "/v"+v, "there is no version %q of the API, only %s", v, strings.Join(s.versions, ", "))
+	}
 	return levee.E(levee.CodeNotFound, "there is nothing at %s", levee.Shorten(strings.ToValidUTF8(r.URL.Path, "\uFFFD"), 120))
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/body"
+	"levee/internal/platform/header"
 )
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
@@ -31,7 +32,7 @@ func putBuffer(b *bytes.Buffer) {
 // field, what is allowed and what was given: CodeTooLarge, CodeUnsupportedMedia, CodeMalformed, CodeInvalid, CodeTimeout (the
 // caller was too slow).
 func ReadJSON(r *http.Request, max int64, v any) error {
-	if ct := r.Header["Content-Type"]; len(ct) > 0 && !isJSON(mediaType(ct[0])) {
+	if ct := r.Header["Content-Type"]; len(ct) > 0 && !header.IsJSON(header.MediaType(ct[0])) {
 		return errMedia(ct[0], []string{"application/json"})
 	}
 	buf := buffers.Get().(*bytes.Buffer) //nolint:errcheck // the pool holds nothing else

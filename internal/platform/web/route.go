@@ -18,13 +18,10 @@ import (
 	"levee"
 	"levee/internal/platform/body"
 	"levee/internal/platform/db"
+	"levee/internal/platform/header"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/permit"
 )
-
-// apiVersion is the only version of the API there is. A caller may name it by the path, the header Api-Version, or a parameter
-// of Accept.
-const apiVersion = "1"
 
 // Route is one operation of the API.
 type Route struct {
@@ -66,6 +63,12 @@ type Route struct {
 	CSV   bool
 	// Hidden keeps it out of the document.
 	Hidden bool
+	// Ends says that the operation is on its way out. Nil: it stays.
+	Ends *Ending
+	// Current is set on a PATCH that also takes patches of a document (RFC 7396, RFC 6902): it returns what the operation may change, as it
+	// stands, as a value of the body's type, and the thing's entity tag (Tag). The id is the path's last parameter. The input must
+	// embed Precondition.
+	Current func(ctx context.Context, id string) (doc any, tag string, err error)
 }
 
 // RawDoc documents a raw route by hand. The pipeline goes by it too: a body that is not JSON where Request says JSON is 415, an
@@ -81,6 +84,7 @@ type RawDoc struct {
 	Query        map[string]string // query parameter to what it means; others are refused, also when it is empty
 	Headers      map[string]string // request header to what it means
 	Forms        map[string]string // parameter to the regular expression that its values match; the handler sees to it
+	Upload       *UploadDoc        // the body is a file
 }
 
 // route is a Route with what the pipeline needs to know at each request.
@@ -98,8 +102,11 @@ type route struct {
 	op       *huma.Operation
 	schema   *huma.Schema // of the JSON body
 	shape    *body.Shape
-	required bool // a body must come
-	private  bool // an operation of the API: its answers are for the caller alone unless the handler says otherwise
+	required bool   // a body must come
+	guarded  bool   // its input has a Precondition
+	version  string // of the API, by the path; "" for what has none
+	ending   []line // of an answer of what Ends
+	private  bool   // an operation of the API: its answers are for the caller alone unless the handler says otherwise
 	inType   string
 	outType  string
 	in       reflect.Type
@@ -114,6 +121,13 @@ func Add[I, O any](s *Server, r Route, h func(ctx context.Context, in *I) (*O, e
 	rt := s.newRoute(r)
 	in, out := reflect.TypeFor[I](), reflect.TypeFor[O]()
 	rt.in, rt.inType, rt.outType = in, in.Name(), out.Name()
+	rt.guarded = in.Kind() == reflect.Struct && hasField(in, "Precondition")
+	switch {
+	case r.Current != nil && !rt.guarded:
+		panic(fmt.Sprintf("web: %s takes patches, so its input must embed Precondition", r.ID))
+	case r.Status == http.StatusAccepted && !hasField(out, "Location"):
+		panic(fmt.Sprintf("web: %s answers 202, so its output must have the header Location: what to follow", r.ID))
+	}
 	if f, ok := in.FieldByName("Body"); ok {
 		rt.bodyType = f.Type
 	}
@@ -128,7 +142,7 @@ func Add[I, O any](s *Server, r Route, h func(ctx context.Context, in *I) (*O, e
 	}
 	op := huma.Operation{
 		Method: r.Method, Path: r.Path, OperationID: r.ID, Summary: r.Summary, Description: r.Description, DefaultStatus: r.Status,
-		Hidden: r.Hidden, MaxBodyBytes: -1, BodyReadTimeout: time.Second, // both are the pipeline's
+		Hidden: r.Hidden, Deprecated: r.Ends != nil, MaxBodyBytes: -1, BodyReadTimeout: time.Second, // both are the pipeline's
 	}
 	if r.Tag != "" {
 		op.Tags = []string{r.Tag}
@@ -147,6 +161,11 @@ func Add[I, O any](s *Server, r Route, h func(ctx context.Context, in *I) (*O, e
 		}
 		return out, nil
 	})
+}
+
+func hasField(t reflect.Type, name string) bool {
+	_, ok := t.FieldByName(name)
+	return ok
 }
 
 // Raw adds an operation that reads its request and writes its answer itself: hot routes, streams, uploads. It passes the same
@@ -193,6 +212,15 @@ func (s *Server) newRoute(r Route) *route {
 	}
 	rt.counted = s.metrics.route(rt.name)
 	rt.permit = s.parts.Permits.Add(permit.Operation(cmp.Or(r.ID, rt.name), r.Tag, r.Method, r.Path, r.Summary, r.Roles, r.Others))
+	if version, ok := versionOf(r.Path); ok {
+		if rt.version = version; !slices.Contains(s.versions, version) {
+			s.versions = append(s.versions, version)
+		}
+	}
+	if r.Ends != nil {
+		rt.ending = r.Ends.headers()
+	}
+	s.byName[rt.name] = rt
 	return rt
 }
 
@@ -204,6 +232,9 @@ func (s *Server) mount(rt *route, h http.HandlerFunc) {
 		c.route = rt
 		if rt.private {
 			c.Header()["Cache-Control"] = privateOnly
+		}
+		if rt.ending != nil && s.ended(c, r) {
+			return
 		}
 		if rt.Kept != "" && s.elsewhere(c, r, rt.Kept) {
 			return
@@ -217,6 +248,10 @@ func (s *Server) mount(rt *route, h http.HandlerFunc) {
 		}
 		if rt.Replica { // from here on: who asks and what he may do was read from the primary
 			c.Context = db.Using(c.Context, db.OnReplica)
+		}
+		if rt.timeout < 0 && r.Method == http.MethodHead && rt.produces[0] == "text/event-stream" { // a stream has no end, and here nobody reads it
+			c.Header()["Content-Type"] = rt.produces[:1]
+			return
 		}
 		h(w, r)
 	})
@@ -243,9 +278,10 @@ func (s *Server) plain(pattern string, quiet bool, h http.Handler) http.Handler 
 // and what he sends.
 func (s *Server) admit(c *call, r *http.Request) error {
 	rt := c.route
-	if v := r.Header["Api-Version"]; len(v) > 0 && v[0] != apiVersion {
-		return refuse(levee.CodeNotAcceptable, "header.Api-Version", apiVersion, v[0],
-			"there is no version %q of the API, only %s", levee.Shorten(v[0], 20), apiVersion)
+	if rt.version != "" && namesVersion(r) {
+		if err := s.checkVersion(rt.version, r); err != nil {
+			return err
+		}
 	}
 	if err := s.authenticate(c, r); err != nil {
 		return err
@@ -261,11 +297,11 @@ func (s *Server) admit(c *call, r *http.Request) error {
 			return err
 		}
 	}
-	if accept := r.Header["Accept"]; accept != nil && len(rt.produces) > 0 && !acceptable(accept, rt.produces) {
+	if accept := r.Header["Accept"]; accept != nil && len(rt.produces) > 0 && !header.Acceptable(accept, rt.version, rt.produces) {
 		return errNotAcceptable(accept, rt.produces)
 	}
 	if rt.consumes != nil && r.ContentLength != 0 {
-		if ct := r.Header["Content-Type"]; len(ct) > 0 && !rt.takes(mediaType(ct[0])) {
+		if ct := r.Header["Content-Type"]; len(ct) > 0 && !rt.takes(header.MediaType(ct[0])) {
 			return errMedia(ct[0], rt.consumes)
 		}
 	}
@@ -388,11 +424,6 @@ func (s *Server) throttle(c *call, n limit.Name) error {
 	return ds.Err()
 }
 
-// takes reports whether the body may be of this media type.
-func (rt *route) takes(mt string) bool {
-	return slices.Contains(rt.consumes, mt) || (isJSON(mt) && slices.Contains(rt.consumes, "application/json"))
-}
-
 // checkQuery refuses parameters that the route does not know, and a single one that is given twice: what is silently ignored
 // is what people take for working.
 func (rt *route) checkQuery(raw string) error {
@@ -401,6 +432,9 @@ func (rt *route) checkQuery(raw string) error {
 		return refuse(levee.CodeMalformed, "query", "name=value&name=value, percent-encoded", raw, "the query is not well formed").Because(err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(q)) {
+		if name == queryVersion && rt.version != "" && !rt.query[name] {
+			continue
+		}
 		field := "query." + levee.Shorten(strings.ToValidUTF8(name, "\uFFFD"), 60)
 		list, known := rt.query[name]
 		switch {
@@ -470,14 +504,17 @@ func (s *Server) fallback(w http.ResponseWriter, r *http.Request) {
 	c := callOf(r.Context())
 	allowed := s.allowedMethods(r)
 	switch {
-	case len(allowed) == 0 && s.home != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) &&
-		r.URL.Path != "/v1" && !strings.HasPrefix(r.URL.Path, "/v1/"):
+	case len(allowed) == 0 && s.byNamedVersion(w, r):
+	case len(allowed) == 0 && s.home != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) && !versioned(r.URL.Path):
 		c.route = s.api.page
 		s.home.ServeHTTP(w, r)
 	case len(allowed) == 0:
-		WriteError(w, r, errNoRoute(r))
+		WriteError(w, r, s.errNoRoute(r))
 	case r.Method == http.MethodOptions:
 		c.route = s.api.preflight
+		if slices.Contains(allowed, http.MethodPatch) {
+			s.offerPatches(w, r)
+		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		w.WriteHeader(http.StatusNoContent)
 	default:

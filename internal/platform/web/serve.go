@@ -8,9 +8,9 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"time"
 
 	"levee"
+	"levee/internal/platform/listen"
 )
 
 // serving is the part of a server that listens.
@@ -32,7 +32,7 @@ func (s *Server) Listen() (_ net.Addr, err error) {
 	if err != nil {
 		return nil, levee.E(levee.CodeUnavailable, "cannot listen on %s: choose another address (http.addr) or stop what holds it", s.cfg.Addr).Because(err)
 	}
-	s.serving.listener = &boundedListener{Listener: l, slots: make(chan struct{}, s.cfg.MaxConns), closed: make(chan struct{})}
+	s.serving.listener = listen.Bounded(l, s.cfg.MaxConns)
 	return l.Addr(), nil
 }
 
@@ -86,46 +86,4 @@ func (s *Server) Run(ctx context.Context) (err error) {
 func (s *Server) beginDrain() {
 	s.draining.Store(true)
 	s.stop()
-}
-
-// boundedListener lets the kernel queue connections beyond the most, instead of running out of file descriptors.
-type boundedListener struct {
-	net.Listener
-	slots  chan struct{}
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *boundedListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	tcp := c.(*net.TCPConn) //nolint:errcheck // the listener is a TCP one
-	// A caller who vanished without a word is noticed even on a stream that sends nothing.
-	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4})
-	return &boundedConn{TCPConn: tcp, release: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-func (l *boundedListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-// boundedConn is a TCP connection in all but its end: net/http closes one side first, and sends files without copying.
-type boundedConn struct {
-	*net.TCPConn
-	release func()
-}
-
-func (c *boundedConn) Close() error {
-	err := c.TCPConn.Close()
-	c.release()
-	return err
 }

@@ -25,6 +25,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/origin"
 	"levee/internal/platform/permit"
 )
 
@@ -108,19 +109,21 @@ type Outcome struct {
 
 // Server routes requests. Routes are added first (Add, Raw, Handle, Fast); then Handler, Listen or Run seals it.
 type Server struct {
-	cfg     Config
-	parts   Parts
-	log     *slog.Logger
-	clock   obs.Clock
-	tracer  trace.Tracer // nil: nothing is traced
-	metrics *metrics
-	api     *api
-	mux     *http.ServeMux
-	routes  []*route
-	pages   []string        // patterns of what is no operation
-	refused map[string]bool // patterns that stand in the router only to be refused
-	fast    func(http.ResponseWriter, *http.Request) bool
-	home    http.Handler
+	cfg      Config
+	parts    Parts
+	log      *slog.Logger
+	clock    obs.Clock
+	tracer   trace.Tracer // nil: nothing is traced
+	metrics  *metrics
+	api      *api
+	mux      *http.ServeMux
+	routes   []*route
+	pages    []string          // patterns of what is no operation
+	refused  map[string]bool   // patterns that stand in the router only to be refused
+	byName   map[string]*route // by "POST /v1/orders"
+	versions []string          // of the API that some route has
+	fast     func(http.ResponseWriter, *http.Request) bool
+	home     http.Handler
 
 	forward *forwarder // nil: there are no other nodes
 
@@ -129,7 +132,7 @@ type Server struct {
 	proxies []netip.Prefix
 	origins map[string]bool
 	csrf    *http.CrossOriginProtection
-	fixed   []header // on every answer
+	fixed   []line // on every answer
 
 	seal     sync.Once
 	sealed   atomic.Bool
@@ -141,7 +144,8 @@ type Server struct {
 	stop     context.CancelFunc
 }
 
-type header struct {
+// line is a header with its value, as a map of headers takes it.
+type line struct {
 	name  string
 	value []string
 }
@@ -166,7 +170,7 @@ func New(cfg Config, p Parts) (_ *Server, err error) {
 	}
 	s := &Server{
 		cfg: cfg, parts: p, log: p.Obs.Named("web"), clock: p.Obs.Clock, metrics: newMetrics(p.Obs.Metrics),
-		mux: http.NewServeMux(), bodyGrace: bodyGrace, writeGrace: writeGrace, origins: map[string]bool{}, refused: map[string]bool{}, csrf: http.NewCrossOriginProtection(),
+		mux: http.NewServeMux(), bodyGrace: bodyGrace, writeGrace: writeGrace, origins: map[string]bool{}, byName: map[string]*route{}, refused: map[string]bool{}, csrf: http.NewCrossOriginProtection(),
 	}
 	if s.clock == nil {
 		s.clock = time.Now
@@ -175,7 +179,7 @@ func New(cfg Config, p Parts) (_ *Server, err error) {
 		s.tracer = p.Obs.Tracer
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	if s.proxies, err = parseProxies(cfg.TrustedProxies); err != nil {
+	if s.proxies, err = origin.Parse("http.trusted_proxies", cfg.TrustedProxies); err != nil {
 		return nil, err
 	}
 	for _, o := range cfg.CORSOrigins {
@@ -272,8 +276,8 @@ func checkOrigin(field, o string) error {
 }
 
 // fixedHeaders are the headers of every answer. Pages that need more than the policy of an API set their own.
-func (s *Server) fixedHeaders() []header {
-	h := []header{
+func (s *Server) fixedHeaders() []line {
+	h := []line{
 		{"X-Content-Type-Options", []string{"nosniff"}},
 		{"X-Frame-Options", []string{"DENY"}},
 		{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"}},
@@ -283,10 +287,10 @@ func (s *Server) fixedHeaders() []header {
 		{"Permissions-Policy", []string{"camera=(), geolocation=(), microphone=(), payment=(), usb=()"}},
 	}
 	if strings.HasPrefix(s.cfg.PublicURL, "https:") {
-		h = append(h, header{"Strict-Transport-Security", []string{"max-age=31536000"}})
+		h = append(h, line{"Strict-Transport-Security", []string{"max-age=31536000"}})
 	}
 	if len(s.origins) > 0 {
-		h = append(h, header{"Vary", []string{"Origin"}})
+		h = append(h, line{"Vary", []string{"Origin"}})
 	}
 	return h
 }

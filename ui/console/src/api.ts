@@ -1,5 +1,6 @@
 // Every call to the server, under the names that pages use. Types come from the server's own description of itself.
 import { api, problemOf, Problem, type components, type paths } from '@levee/shared'
+import { toRaw } from 'vue'
 import { ask, session, type Me } from './session'
 
 type S = components['schemas']
@@ -20,8 +21,19 @@ export type SaleAct = S['SaleActView']
 export type Readiness = S['GetReadinessResponse']
 export type ActName = S['ActOnSaleRequest']['act']
 
+/** The entity tags of what was read, by the body that was read. */
+const tags = new WeakMap<object, string>()
+
 /** Runs a typed call through ask and takes the body out. */
-const of = <T>(call: () => Promise<{ data?: T }>): Promise<NonNullable<T>> => ask(async () => (await call()).data as NonNullable<T>)
+const of = <T>(call: () => Promise<{ data?: T; response: Response }>): Promise<NonNullable<T>> =>
+  ask(async () => {
+    const { data, response } = await call()
+    const tag = response.headers.get('ETag')
+    if (tag && typeof data === 'object' && data) tags.set(data, tag)
+    return data as NonNullable<T>
+  })
+/** The header that lets a change through only while the thing is as it was seen. */
+const ifAsSeen = (seen: object) => ({ 'If-Match': tags.get(toRaw(seen)) ?? '""' })
 const done = (call: () => Promise<unknown>): Promise<void> => ask(async () => void (await call()))
 
 const query = (values: Record<string, string | number | undefined>): string => {
@@ -209,7 +221,9 @@ const at = (id: string) => ({ params: { path: { id } } })
 export const listWebhooks = () => of(() => api.GET('/v1/webhooks'))
 export const getWebhook = (id: string) => of(() => api.GET('/v1/webhooks/{id}', at(id)))
 export const createWebhook = (body: WebhookText) => of(() => api.POST('/v1/webhooks', { body }))
-export const changeWebhook = (id: string, body: S['UpdateWebhookRequest']) => of(() => api.PATCH('/v1/webhooks/{id}', { ...at(id), body }))
+/** Changes a webhook that was read; 412 when somebody has changed it since. */
+export const changeWebhook = (seen: Webhook, body: S['NotifyWebhookPatch']) =>
+  of(() => api.PATCH('/v1/webhooks/{id}', { params: { path: { id: seen.id }, header: ifAsSeen(seen) }, body }))
 export const deleteWebhook = (id: string) => done(() => api.DELETE('/v1/webhooks/{id}', at(id)))
 export const rotateSecret = (id: string) => of(() => api.POST('/v1/webhooks/{id}/secrets', at(id)))
 export const pingWebhook = (id: string) => of(() => api.POST('/v1/webhooks/{id}/pings', at(id)))
@@ -234,7 +248,9 @@ const named = (name: string) => ({ params: { path: { name } } })
 export const listSchedules = (q: { prefix?: string; state?: Schedule['state']; after?: string; limit?: number }) => of(() => api.GET('/v1/schedules', { params: { query: q } }))
 export const getSchedule = (name: string) => of(() => api.GET('/v1/schedules/{name}', named(name)))
 export const createSchedule = (body: S['CreateScheduleRequest']) => of(() => api.POST('/v1/schedules', { body }))
-export const changeSchedule = (name: string, body: ScheduleTerms) => of(() => api.PATCH('/v1/schedules/{name}', { ...named(name), body }))
+/** Changes a schedule that was read; 412 when somebody has changed it since. */
+export const changeSchedule = (seen: Schedule, body: ScheduleTerms) =>
+  of(() => api.PATCH('/v1/schedules/{name}', { params: { path: { name: seen.name }, header: ifAsSeen(seen) }, body }))
 export const removeSchedule = (name: string) => done(() => api.DELETE('/v1/schedules/{name}', named(name)))
 export const pauseSchedule = (name: string) => of(() => api.POST('/v1/schedules/{name}/pause', named(name)))
 export const resumeSchedule = (name: string, from: 'now' | 'pause') => of(() => api.POST('/v1/schedules/{name}/resume', { ...named(name), body: { from } }))

@@ -57,6 +57,8 @@ const patience = 20_000
 
 const whole: Middleware = {
   async onRequest({ request }) {
+    // The page's language, which a person may have chosen against the browser's: errors are told in it.
+    if (document.documentElement.lang) request.headers.set('Accept-Language', document.documentElement.lang)
     return new Request(request, { signal: AbortSignal.any([request.signal, AbortSignal.timeout(patience)]) })
   },
   async onResponse({ response }) {

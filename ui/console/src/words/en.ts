@@ -29,7 +29,7 @@ const words = {
   problem: { request: 'Request', allowed: 'Allowed: {allowed}.', allowedGiven: 'Allowed: {allowed}. Given: {given}', other: 'The server refused this ({status}).' },
   problems: {
     unreachable: 'The server cannot be reached.', unauthenticated: 'This was refused: what you gave does not sign you in.', forbidden: 'Your account may not do this.', not_found: 'There is no such thing, or it is not yours to see.',
-    conflict: 'This does not fit how things stand now.', gone: 'This is not there any more.', invalid: 'Something here is not allowed.', too_many_requests: 'Too many requests. Wait a moment, then try again.',
+    conflict: 'This does not fit how things stand now.', gone: 'This is not there any more.', precondition_required: 'The page does not know which version it showed. Load it again.', invalid: 'Something here is not allowed.', too_many_requests: 'Too many requests. Wait a moment, then try again.',
     unavailable: 'The server is busy. Try again in a moment.', timeout: 'This took too long. Try again.', too_large: 'This is too large.', unsupported_media_type: 'This kind of file is not read here.',
     out_of_stock: 'Fewer units are on hand than this needs.', internal: 'Something broke on the server. The request number helps to find it.', idempotency_mismatch: 'The first of these requests was another one. Load the page again.',
     idempotency_running: 'The first of these requests is still under way.', already_paid: 'This is paid already.', payment_deadline_over: 'The time to pay is over.', ended: 'The sale is over.',

@@ -31,7 +31,7 @@ export const zh: Words = {
   problem: { request: '请求号', allowed: '允许：{allowed}。', allowedGiven: '允许：{allowed}。输入：{given}', other: '服务器拒绝了请求（{status}）。' },
   problems: {
     unreachable: '无法连接服务器。', unauthenticated: '被拒绝：所填内容不能登录。', forbidden: '您的账号没有此权限。', not_found: '不存在，或您无权查看。',
-    conflict: '与当前状态冲突。', gone: '已经不存在。', invalid: '有内容不符合要求。', too_many_requests: '请求过多，请稍候再试。',
+    conflict: '与当前状态冲突。', gone: '已经不存在。', precondition_required: '页面不知道它显示的是哪个版本，请重新加载。', invalid: '有内容不符合要求。', too_many_requests: '请求过多，请稍候再试。',
     unavailable: '服务器繁忙，请稍后重试。', timeout: '处理超时，请重试。', too_large: '内容过大。', unsupported_media_type: '不支持这种文件。',
     out_of_stock: '库存不足。', internal: '服务器出错，请凭请求号查找原因。', idempotency_mismatch: '之前的请求内容不同，请重新加载页面。',
     idempotency_running: '之前的同一请求仍在处理。', already_paid: '已经支付。', payment_deadline_over: '支付期限已过。', ended: '抢购已结束。',
