@@ -354,7 +354,7 @@ func TestListsUseIndexes(t *testing.T) {
 	h := newHouse(t)
 	read, sorting := platformtest.Explaining(t, h.DB)
 	for _, question := range []string{"", "sort=id", "status=waiting", "buyer=" + h.Sealer.Seal(levee.KindUser, 7)} {
-		q, err := h.Service.entries.Ask(question)
+		q, err := h.lines.entries.Ask(question)
 		if err != nil {
 			t.Fatal(err)
 		}

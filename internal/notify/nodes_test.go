@@ -536,7 +536,11 @@ func TestAskedOnAnotherNode(t *testing.T) {
 				ids := c.order("sale", 1)
 				told(shop, "an order, of a webhook that another node made", 2*time.Second+soon, 1) // the relay looks each second
 				c.until("it is written down", time.Second, func() bool { return c.count(`SELECT COUNT(*) FROM notify_delivery WHERE state = 3`) == 1 })
-				list := b.told(w.ID, "state=delivered")
+				q, err := b.Service.deliveries.Ask("state=delivered")
+				c.must(err)
+				found, err := b.Deliveries(c.op, w.ID, q)
+				c.must(err)
+				list := found.Rows
 				_, err = b.Replay(c.op, list[0].ID)
 				c.must(err)
 				told(shop, "a replay", soon, 2)

@@ -105,9 +105,7 @@ func TestEnding(t *testing.T) {
 	var mu sync.Mutex
 	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	s := newSite(t, Config{}, func(p *Parts) {
-		o := *p.Obs
-		o.Clock = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
-		p.Obs = &o
+		p.Obs.Clock = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
 	})
 	sunset := now.Add(time.Hour)
 	Add(s.Server, Route{Method: "GET", Path: "/v1/old", ID: "old", Ends: &Ending{Deprecated: now.Add(-time.Hour), Sunset: sunset, Successor: "/v2/new"}},
@@ -386,10 +384,7 @@ func TestFormsAgree(t *testing.T) {
 }
 
 func TestBatch(t *testing.T) {
-	s := newSite(t, Config{}, func(p *Parts) {
-		o := *p.Obs
-		p.Obs = &o
-	})
+	s := newSite(t, Config{})
 	var order []string
 	Add(s.Server, Route{Method: "POST", Path: "/v1/steps/{name}", ID: "step", Roles: levee.RoleCustomer | levee.RoleOperator, Status: 201},
 		func(ctx context.Context, in *struct {
