@@ -8,10 +8,8 @@ import (
 
 	"levee"
 	"levee/internal/foreign"
-	"levee/internal/handle"
 	"levee/internal/platform/db"
 	"levee/internal/token"
-	"levee/internal/trail"
 )
 
 // foreign is the part of the config that says whose tokens are accepted besides ours.
@@ -66,38 +64,18 @@ func (s *Service) foreignAccount(ctx context.Context, subject, name string) (use
 	if user, err = readForeign(db.Primary(ctx), s.db.QueryRow, issuer, subject); user != 0 || err != nil {
 		return user, err
 	}
-	id, err := s.ids.Next()
-	if err != nil {
-		return 0, err
-	}
-	now := at(s.now().UnixMicro())
 	sum := sha256.Sum256([]byte(issuer + "\x00" + subject))
-	derived := "buyer-" + hex.EncodeToString(sum[:8])
-	u := User{ID: levee.UserID(id), Roles: foreignRoles, CreatedAt: now, UpdatedAt: now, Version: 1}
-	err = s.db.Tx(levee.WithActor(ctx, levee.Actor{User: u.ID}), "identity.foreign", func(ctx context.Context, tx *db.Tx) error {
+	in := Enrolment{Name: name, Fallback: "buyer-" + hex.EncodeToString(sum[:8]), Action: "user.foreign_seen", Told: map[string]any{"issuer": issuer, "subject": subject}}
+	err = s.db.Tx(ctx, "identity.foreign", func(ctx context.Context, tx *db.Tx) error {
 		if user, err = readForeign(ctx, tx.QueryRow, issuer, subject); user != 0 || err != nil {
 			return err // somebody was first
 		}
-		user = u.ID
-		var key string
-		if u.Name, key, err = handle.ParseName("name", name); err != nil || handle.Reserved(key) {
-			u.Name, key = derived, derived
-		}
-		if err = insertUser(ctx, tx, u, key, ""); levee.CodeOf(err) == levee.CodeConflict {
-			u.Name = derived
-			err = insertUser(ctx, tx, u, derived, "")
-		}
+		u, err := s.EnrolTx(ctx, tx, in, Origin{})
 		if err != nil {
 			return err
 		}
-		if err := insertForeign(ctx, tx, issuer, subject, u); err != nil {
-			return err
-		}
-		act := trail.Act{Action: "user.foreign_seen", Kind: levee.KindUser, Subject: id, After: map[string]any{"name": u.Name, "issuer": issuer, "subject": subject}}
-		if err := s.recordTx(ctx, tx, act, Origin{}); err != nil {
-			return err
-		}
-		return s.events.Emit(ctx, tx, UserCreated{User: u.ID, Roles: u.Roles})
+		user = u.ID
+		return insertForeign(ctx, tx, issuer, subject, u)
 	})
 	return user, err
 }

@@ -66,7 +66,8 @@ func givesCredentials(r *http.Request) bool {
 	if r.Method != http.MethodPost {
 		return false
 	}
-	return r.URL.Path == "/v1/sessions" || r.URL.Path == "/v1/tokens/refresh" || r.URL.Path == "/v1/setup" || r.URL.Path == "/v1/password-resets"
+	path := r.URL.Path
+	return path == "/v1/sessions" || strings.HasPrefix(path, "/v1/sessions/") || path == "/v1/tokens/refresh" || path == "/v1/setup" || path == "/v1/password-resets"
 }
 
 // from says where a request came from.
@@ -179,15 +180,17 @@ type grantView struct {
 	RefreshToken string     `json:"refresh_token,omitempty" doc:"Good once; POST /v1/tokens/refresh gives the next"`
 }
 
-type grantAnswer struct {
+// GrantAnswer is what every way of signing in answers.
+type GrantAnswer struct {
 	SetCookie    string `header:"Set-Cookie"`
 	CacheControl string `header:"Cache-Control"`
 	Location     string `header:"Location"`
 	Body         grantView
 }
 
-func (s *Service) viewGrant(ctx context.Context, g Grant) *grantAnswer {
-	a := &grantAnswer{CacheControl: "no-store", Body: grantView{User: s.viewUser(g.User), Session: s.viewSession(g.Session, g.Session.ID)}}
+// Granted shows a grant, for this room's routes and for those of others that end in SignInProven.
+func (s *Service) Granted(ctx context.Context, g Grant) *GrantAnswer {
+	a := &GrantAnswer{CacheControl: "no-store", Body: grantView{User: s.viewUser(g.User), Session: s.viewSession(g.Session, g.Session.ID)}}
 	if g.Cookie != "" {
 		a.SetCookie = s.setCookie(ctx, g.Cookie)
 		return a
@@ -283,7 +286,7 @@ func (s *Service) Routes(w *web.Server) {
 		})
 	web.Add(w, web.Route{Method: "POST", Path: "/v1/sessions", ID: "signIn", Tag: "accounts", Status: 201, Limit: limit.SignIn,
 		Summary: "Sign in", BodyMax: 16 << 10, Errors: []int{401, 403, 429, 503}},
-		func(ctx context.Context, in *signInRequest) (*grantAnswer, error) {
+		func(ctx context.Context, in *signInRequest) (*GrantAnswer, error) {
 			kind := SessionToken
 			if in.Body.Cookie {
 				kind = SessionCookie
@@ -293,19 +296,19 @@ func (s *Service) Routes(w *web.Server) {
 			if err != nil {
 				return nil, inBody(err)
 			}
-			a := s.viewGrant(ctx, g)
+			a := s.Granted(ctx, g)
 			a.Location = a.Body.Session.Links.Self
 			return a, nil
 		})
 	web.Add(w, web.Route{Method: "POST", Path: "/v1/tokens/refresh", ID: "refreshToken", Tag: "accounts", Status: 200, Limit: limit.Write,
 		Summary: "Replace a refresh token and get a new access token", BodyMax: 16 << 10, Errors: []int{401, 503},
 		Description: "Within the grace time the same token gives the same successor. Later, a token that was replaced ends its session."},
-		func(ctx context.Context, in *refreshRequest) (*grantAnswer, error) {
+		func(ctx context.Context, in *refreshRequest) (*GrantAnswer, error) {
 			g, err := s.Refresh(ctx, obs.Secret(in.Body.RefreshToken), from(ctx, in.UserAgent))
 			if err != nil {
 				return nil, err
 			}
-			return s.viewGrant(ctx, g), nil
+			return s.Granted(ctx, g), nil
 		})
 	listing.Add(w, web.Route{Method: "GET", Path: "/v1/sessions", ID: "listSessions", Tag: "accounts", Status: 200, Limit: limit.Read,
 		Summary: "One's own open sessions", Roles: anyAccount, InPerson: true}, listing.New[sessionView](listing.Spec{Name: "sessions", Whole: true}),

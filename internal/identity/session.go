@@ -41,7 +41,7 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 	var row userRow
 	defer func() {
 		s.metrics.signIns.WithLabelValues(signInResult(err)).Inc()
-		s.noteSignIn(ctx, in, row, err, from)
+		s.noteSignIn(ctx, in, "password", row, err, from)
 	}()
 	if in.Kind != SessionCookie && in.Kind != SessionToken {
 		return Grant{}, levee.Invalid("kind", "cookie or token", in.Kind)
@@ -90,13 +90,13 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 
 // noteSignIn tells the trail how a sign-in ended. Of a name that nobody has it does not tell: it may be a password that was put into the
 // wrong field.
-func (s *Service) noteSignIn(ctx context.Context, in SignIn, row userRow, err error, from Origin) {
-	act := trail.Act{Action: "session.refused", Address: from.Address, RequestID: from.RequestID, After: map[string]string{"why": signInResult(err)}}
+func (s *Service) noteSignIn(ctx context.Context, in SignIn, how string, row userRow, err error, from Origin) {
+	act := trail.Act{Action: "session.refused", Address: from.Address, RequestID: from.RequestID, After: map[string]string{"why": signInResult(err), "by": how}}
 	switch levee.CodeOf(err) {
 	case levee.CodeInvalid, levee.CodeUnavailable, levee.CodeInternal:
 		return // nothing was tried
 	case "":
-		act.Action, act.After = "session.begun", nil
+		act.Action, act.After = "session.begun", map[string]string{"by": how}
 		ctx = levee.WithActor(ctx, levee.Actor{User: row.ID})
 	case levee.CodeTooManyRequests: // the account is shut to sign-ins for a while
 		act.Action, act.After = "session.shut_out", map[string]string{"name": levee.Shorten(in.Name, 40), "phone": handle.Mask(in.Phone)}
@@ -123,7 +123,7 @@ func signInResult(err error) string {
 	return "refused"
 }
 
-// begin stores a session of an account whose password was right a moment ago, and makes its secret.
+// begin stores a session of an account whose holder has proven himself a moment ago, and makes its secret.
 func (s *Service) begin(ctx context.Context, row userRow, renewed string, kind SessionKind, from Origin) (Grant, error) {
 	id, err := s.ids.Next()
 	if err != nil {

@@ -1,0 +1,71 @@
+package identity
+
+import (
+	"context"
+
+	"levee"
+	"levee/internal/handle"
+	"levee/internal/platform/db"
+	"levee/internal/trail"
+)
+
+// Rooms beside this one also learn who somebody is: by a code that was sent to a phone, by the word of another house. They make accounts
+// and begin sessions through here, so that an account, its session and its trail are the same however its holder came in.
+
+// Enrolment is a customer's account without a password.
+type Enrolment struct {
+	// Name is taken if it is a name, free and nobody's in particular, else Fallback, which must be a name and the caller's alone, such as
+	// one made from the subject's hash.
+	Name, Fallback string
+	// Phone in E.164, or "".
+	Phone string
+	// Action and Told are what the audit trail keeps of it; Told may be nil.
+	Action string
+	Told   map[string]any
+}
+
+// EnrolTx makes an account within the caller's transaction, which binds it to what was proven. It asks for no right. CodeConflict: the phone
+// number, or even the fallback, is another account's.
+func (s *Service) EnrolTx(ctx context.Context, tx *db.Tx, in Enrolment, from Origin) (u User, err error) {
+	id, err := s.ids.Next()
+	if err != nil {
+		return User{}, err
+	}
+	now := at(s.now().UnixMicro())
+	u = User{ID: levee.UserID(id), Phone: in.Phone, Roles: levee.RoleCustomer, CreatedAt: now, UpdatedAt: now, Version: 1}
+	var key string
+	if u.Name, key, err = handle.ParseName("name", in.Name); err != nil || handle.Reserved(key) {
+		u.Name, key = in.Fallback, handle.Fold(in.Fallback)
+	}
+	if err = insertUser(ctx, tx, u, key, ""); levee.CodeOf(err) == levee.CodeConflict && u.Name != in.Fallback {
+		u.Name = in.Fallback
+		err = insertUser(ctx, tx, u, handle.Fold(in.Fallback), "")
+	}
+	if err != nil {
+		return User{}, err
+	}
+	ctx = levee.WithActor(ctx, levee.Actor{User: u.ID}) // who comes for the first time acts for the account that is made for him
+	told := map[string]any{"name": u.Name, "phone": handle.Mask(u.Phone)}
+	for k, v := range in.Told {
+		told[k] = v
+	}
+	if err := s.recordTx(ctx, tx, trail.Act{Action: in.Action, Kind: levee.KindUser, Subject: id, After: told}, from); err != nil {
+		return User{}, err
+	}
+	return u, s.events.Emit(ctx, tx, UserCreated{User: u.ID, Roles: u.Roles})
+}
+
+// SignInProven begins a session of an account whose holder has just proven to another room that he is; how is a word for it, such as "phone".
+// It asks for no right and for nothing else. CodeNotFound: there is no such account; CodeForbidden: it is disabled.
+func (s *Service) SignInProven(ctx context.Context, user levee.UserID, how string, kind SessionKind, from Origin) (g Grant, err error) {
+	defer levee.Wrap(&err, "identity.SignInProven(%d)", user)
+	row, err := readUser(db.Primary(ctx), s.db.QueryRow, user)
+	defer func() {
+		s.metrics.signIns.WithLabelValues(signInResult(err)).Inc()
+		s.noteSignIn(ctx, SignIn{}, how, row, err, from)
+	}()
+	if err != nil {
+		return Grant{}, err
+	}
+	return s.begin(ctx, row, "", kind, from)
+}
