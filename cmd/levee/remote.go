@@ -99,6 +99,9 @@ func (c *caller) call(ctx context.Context, method, path string, in, out any) err
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if method == http.MethodPatch || method == http.MethodPut {
+		req.Header.Set("If-Match", "*") // who types a change means whatever stands there
+	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}

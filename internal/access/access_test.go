@@ -444,7 +444,7 @@ func TestExplain(t *testing.T) {
 	_, err = s.Explain(levee.WithActor(t.Context(), levee.Actor{User: both.ID, Roles: both.Roles}), alice.ID, "getOrder")
 	wantCode(t, err, levee.CodeNotFound) // he does not reach other people's accounts
 	_, names, err := s.Permissions(h.boss, both.ID)
-	if fmt.Sprint(names, err) != "[getOrder listOrders orders.of_others shipOrder] <nil>" {
+	if fmt.Sprint(names, err) != "[getOrder listOrders lists.export orders.of_others shipOrder] <nil>" {
 		t.Error(names, err)
 	}
 	if _, names, err = s.Permissions(h.boss, gone.ID); err != nil || len(names) != 0 {

@@ -34,8 +34,10 @@ func TestListsRefuseTheUnknown(t *testing.T) {
 	h.Customer.Do("POST", "/v1/orders", map[string]any{"lines": []any{map[string]any{"sku": sku, "quantity": 1}}}).Want(201).Into(&order)
 	var hook struct{ ID string }
 	h.Operator.Do("POST", "/v1/webhooks", map[string]any{"url": "https://example.com/hook", "events": []string{"*"}}).Want(201).Into(&hook)
+	var me struct{ ID string }
+	h.Customer.Do("GET", "/v1/me", nil).Want(200).Into(&me)
 	paths := map[string]string{"/v1/skus/{id}/movements": sku, "/v1/orders/{id}/payments": order.ID, "/v1/webhooks/{id}/deliveries": hook.ID,
-		"/v1/sales/{sale}/acts": sale, "/v1/sales/{sale}/ledger": sale, "/v1/sales/{sale}/line": sale}
+		"/v1/sales/{sale}/acts": sale, "/v1/sales/{sale}/ledger": sale, "/v1/sales/{sale}/line": sale, "/v1/users/{id}/sessions": me.ID}
 	seen := 0
 	for path, methods := range doc.Paths {
 		get, ok := methods["get"]
@@ -58,7 +60,7 @@ func TestListsRefuseTheUnknown(t *testing.T) {
 				at = strings.NewReplacer("{id}", id, "{sale}", id).Replace(path)
 			}
 			who := h.Operator
-			for _, admin := range []string{"/v1/users", "/v1/jobs", "/v1/schedules", "/v1/limits", "/v1/event-listeners", "/v1/parked-events"} {
+			for _, admin := range []string{"/v1/users", "/v1/users/{id}/sessions", "/v1/jobs", "/v1/schedules", "/v1/limits", "/v1/event-listeners", "/v1/parked-events"} {
 				if path == admin {
 					who = boss
 				}

@@ -25,6 +25,7 @@ import (
 	"levee/internal/platform/job"
 	"levee/internal/platform/lock"
 	"levee/internal/platform/node"
+	"levee/internal/platform/once"
 	"levee/internal/platform/schedule"
 	"levee/internal/platform/web"
 	"levee/internal/sale"
@@ -39,7 +40,7 @@ import (
 func Schemas() []db.Schema { return schemas() }
 
 func schemas() []db.Schema {
-	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), web.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
+	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), once.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
 		notify.Schema(), throttle.Schema(), access.Schema(), lock.Schema()}
 }
 
@@ -169,7 +170,7 @@ func (r *Rooms) mount(srv *web.Server) {
 func prune(b *backends) schedule.Work {
 	return schedule.Every("house.prune", time.Hour, job.Options{}, func(ctx context.Context) error {
 		now := b.obs.Clock()
-		if _, err := web.Prune(ctx, b.db, now.Add(-48*time.Hour)); err != nil {
+		if _, err := once.Prune(ctx, b.db, now.Add(-48*time.Hour)); err != nil {
 			return err
 		}
 		_, err := b.jobs.Prune(ctx, now.Add(-7*24*time.Hour))

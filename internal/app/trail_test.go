@@ -61,10 +61,10 @@ func TestEveryWriteOfStaffIsTold(t *testing.T) {
 	h := apptest.Start(t, func(c *app.Config) { c.Notify.AllowHosts = []string{"127.0.0.1"} })
 	boss := administrator(t, h)
 	walked := map[string]bool{}
-	do := func(c *apptest.Client, route, method, path string, body any, action string) *apptest.Answer {
+	do := func(c *apptest.Client, route, method, path string, body any, action string, headers ...string) *apptest.Answer {
 		t.Helper()
 		walked[route] = true
-		a := c.Do(method, path, body)
+		a := c.Do(method, path, body, headers...)
 		if a.Status >= 300 {
 			t.Fatalf("%s: %s %s answered %d: %s", route, method, path, a.Status, a.Body)
 		}
@@ -133,16 +133,16 @@ func TestEveryWriteOfStaffIsTold(t *testing.T) {
 	// Webhooks.
 	var hook struct{ ID string }
 	do(op, "createWebhook", "POST", "/v1/webhooks", map[string]any{"url": "http://127.0.0.1:9/", "events": []string{"order.paid"}}, "webhook.created").Into(&hook)
-	do(op, "updateWebhook", "PATCH", "/v1/webhooks/"+hook.ID, map[string]any{"description": "d"}, "webhook.changed")
+	do(op, "updateWebhook", "PATCH", "/v1/webhooks/"+hook.ID, map[string]any{"description": "d"}, "webhook.changed", "If-Match: *")
 	do(op, "rotateSecret", "POST", "/v1/webhooks/"+hook.ID+"/secrets", nil, "webhook.secret_rotated")
 	do(op, "pingWebhook", "POST", "/v1/webhooks/"+hook.ID+"/pings", nil, "route.pingWebhook")
 	do(op, "replayWebhook", "POST", "/v1/webhooks/"+hook.ID+"/replays", map[string]any{"from": now.Add(-time.Hour)}, "route.replayWebhook")
 	do(op, "deleteWebhook", "DELETE", "/v1/webhooks/"+hook.ID, nil, "webhook.deleted")
 	// Machinery.
-	do(boss, "setLimit", "PUT", "/v1/limits/import", map[string]any{"rate": "5/d"}, "limit.set")
-	do(boss, "resetLimit", "DELETE", "/v1/limits/import", nil, "limit.reset")
+	do(boss, "setLimit", "PUT", "/v1/limits/import", map[string]any{"rate": "5/d"}, "limit.set", "If-Match: *")
+	do(boss, "resetLimit", "DELETE", "/v1/limits/import", nil, "limit.reset", "If-Match: *")
 	do(boss, "createSchedule", "POST", "/v1/schedules", map[string]any{"name": "dawn", "kind": "line.give", "trigger": "cron 0 9 * * mon-fri in Asia/Shanghai"}, "schedule.create")
-	do(boss, "changeSchedule", "PATCH", "/v1/schedules/dawn", map[string]any{"note": "n"}, "schedule.change")
+	do(boss, "changeSchedule", "PATCH", "/v1/schedules/dawn", map[string]any{"note": "n"}, "schedule.change", "If-Match: *")
 	do(boss, "pauseSchedule", "POST", "/v1/schedules/dawn/pause", nil, "schedule.pause")
 	do(boss, "resumeSchedule", "POST", "/v1/schedules/dawn/resume", map[string]any{}, "schedule.resume")
 	do(boss, "runSchedule", "POST", "/v1/schedules/dawn/runs", nil, "schedule.run")
@@ -193,7 +193,7 @@ func TestWhatTouchesSafetyIsTold(t *testing.T) {
 		}
 	}
 	// One row with the first, within a second, and the count of the others at the end of the minute: far fewer rows than refusals.
-	for action, why := range map[string]string{"session.refused": `{"why":"refused"}`, "access.refused": `{"route":"setLimit"}`} {
+	for action, why := range map[string]string{"session.refused": `{"by":"password","why":"refused"}`, "access.refused": `{"route":"setLimit"}`} {
 		found := awaited(t, h, "", action)
 		if len(found) == 0 || len(found) > 4 || found[0].After != why || found[0].Address == "" {
 			t.Errorf("%s: %d rows: %+v", action, len(found), found)

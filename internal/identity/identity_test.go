@@ -17,8 +17,8 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/once"
 	"levee/internal/platform/platformtest"
-	"levee/internal/platform/web"
 	"levee/internal/token"
 	"levee/internal/trail"
 )
@@ -59,7 +59,7 @@ func newHouseOn(t testing.TB, o *obs.Obs, cfg Config, rates map[string]string) *
 		}
 	}
 	dir := t.TempDir()
-	d := platformtest.DB(t, dir, o, event.Schema(), web.Schema(), trail.Schema(), token.Schema(), Schema())
+	d := platformtest.DB(t, dir, o, event.Schema(), once.Schema(), trail.Schema(), token.Schema(), Schema())
 	ids, err := id.Open(ctx, id.Config{Dir: filepath.Join(dir, "id")}, o)
 	must(err)
 	t.Cleanup(func() { must(ids.Close()) })

@@ -16,8 +16,8 @@ import (
 	"levee/internal/platform/event"
 	"levee/internal/platform/job"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/once"
 	"levee/internal/platform/platformtest"
-	"levee/internal/platform/web"
 	"levee/internal/sale"
 )
 
@@ -70,7 +70,7 @@ func houseSchemas() []db.Schema {
 
 // withParts puts the schemas of the parts before those of the rooms.
 func withParts() []db.Schema {
-	return append([]db.Schema{event.Schema(), job.Schema(), web.Schema()}, houseSchemas()...)
+	return append([]db.Schema{event.Schema(), job.Schema(), once.Schema()}, houseSchemas()...)
 }
 
 // openHouse starts a house in a folder that may hold another's data.

@@ -28,7 +28,7 @@ func (s *Service) drawRoutes(srv *web.Server) {
 	} {
 		srv.Raw(web.Route{Method: "GET", Path: "/v1/sales/{sale}/draw/" + t.path, ID: t.id, Tag: tag, Limit: limit.Read, Timeout: textTimeout,
 			Errors: []int{404}, Summary: t.sum}, s.serveText(t.kind),
-			web.RawDoc{Produces: []string{"text/plain"}, Responses: map[int]any{200: nil}})
+			web.RawDoc{Produces: []string{"text/plain"}, Responses: map[int]any{200: nil, 304: nil}})
 	}
 }
 

@@ -211,6 +211,10 @@ func dueOrder(state string) string {
 	return ""
 }
 
+// ofWebhook, and the sums beside it, keep engines from the index by webhook and state: with it they would read all that a webhook was ever told
+// and sort it.
+const ofWebhook = "webhook_id + 0 = ?"
+
 // listDeliveries reads a page of a webhook's deliveries: the few that failed or are parked by their index, others by looking through all.
 func listDeliveries(ctx context.Context, q query, id levee.WebhookID, asked *listing.Query) (*listing.Found[Delivery], error) {
 	switch asked.Value("state") {
@@ -219,11 +223,11 @@ func listDeliveries(ctx context.Context, q query, id levee.WebhookID, asked *lis
 	case "parked":
 		asked.Where("webhook_id = ? AND state = ?", int64(id), stateParked)
 	case "pending":
-		asked.Whittle("webhook_id = ? AND state IN (?, ?)", int64(id), stateBehind, stateReady)
+		asked.Whittle(ofWebhook+" AND state + 0 IN (?, ?)", int64(id), stateBehind, stateReady)
 	case "delivered":
-		asked.Whittle("webhook_id = ? AND state = ?", int64(id), stateDelivered)
+		asked.Whittle(ofWebhook+" AND state + 0 = ?", int64(id), stateDelivered)
 	default:
-		asked.Whittle("webhook_id = ?", int64(id))
+		asked.Whittle(ofWebhook, int64(id))
 	}
 	return listing.Rows(ctx, listing.Reader(q), asked, shownColumns, "notify_delivery", scanDelivery)
 }

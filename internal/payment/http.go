@@ -11,6 +11,7 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/listing"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
 
@@ -39,7 +40,7 @@ func (s *Service) Routes(srv *web.Server) {
 		Summary: "For payment providers", Status: 200, BodyMax: maxForm, Errors: []int{400, 403, 404, 422},
 		Description: "A provider's signed notification. The answer is the one word success; with any other the provider sends it again. " +
 			"It has no rate limit: a bad signature costs less than the limit's own bookkeeping, and a provider may send thousands at once."},
-		s.notifyHandler(srv.StatusOf), web.RawDoc{RequestTypes: []string{formType}, Responses: map[int]any{200: ""}, Produces: []string{"text/plain"}, RefusalTypes: []string{"text/plain"}})
+		s.notifyHandler(), web.RawDoc{RequestTypes: []string{formType}, Responses: map[int]any{200: ""}, Produces: []string{"text/plain"}, RefusalTypes: []string{"text/plain"}})
 }
 
 type startRequest struct {
@@ -193,7 +194,7 @@ func (s *Service) refundOnce(ctx context.Context, route string, id int64, reason
 }
 
 // notifyHandler answers a provider with the one word it waits for, or with anything else so that it sends the notification again.
-func (s *Service) notifyHandler(statusOf func(levee.Code) int) http.Handler {
+func (s *Service) notifyHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
 		if err != nil {
@@ -206,7 +207,7 @@ func (s *Service) notifyHandler(statusOf func(levee.Code) int) http.Handler {
 		word, status := "success", http.StatusOK
 		if err != nil {
 			s.log.WarnContext(r.Context(), "a notification was not taken", "provider", levee.Shorten(r.PathValue("provider"), 32), "err", err)
-			word, status = "failure", statusOf(levee.CodeOf(err))
+			word, status = "failure", problem.Status(levee.CodeOf(err))
 		}
 		w.WriteHeader(status)
 		if _, err := io.WriteString(w, word); err != nil {

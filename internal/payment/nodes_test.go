@@ -50,7 +50,7 @@ func twoNodes(t *testing.T, elsewhere bool) (h *house, nodes [2]struct {
 		must(t, err)
 		muxes[i] = http.NewServeMux()
 		muxes[i].Handle("/test-provider/", http.StripPrefix("/test-provider", nodes[i].provider))
-		muxes[i].Handle("POST /v1/payment-notifications/{provider}", nodes[i].shop.notifyHandler(func(levee.Code) int { return 500 }))
+		muxes[i].Handle("POST /v1/payment-notifications/{provider}", nodes[i].shop.notifyHandler())
 		if files, err := os.ReadDir(d.Config.Sandbox.Dir); err != nil || (len(files) > 0) != elsewhere {
 			t.Errorf("files in the folder: %v, %v", files, err)
 		}

@@ -85,12 +85,7 @@ func open(t testing.TB) *house {
 	must(t, err)
 	h.sandbox, err = NewSandbox(d)
 	must(t, err)
-	mux.Handle("POST /v1/payment-notifications/{provider}", h.payments.notifyHandler(func(c levee.Code) int {
-		if c == levee.CodeInternal || c == levee.CodeUnavailable {
-			return 500
-		}
-		return 400
-	}))
+	mux.Handle("POST /v1/payment-notifications/{provider}", h.payments.notifyHandler())
 	return h
 }
 

@@ -24,9 +24,9 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/job"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/once"
 	"levee/internal/platform/platformtest"
 	"levee/internal/platform/redis"
-	"levee/internal/platform/web"
 	"levee/internal/tally"
 )
 
@@ -81,7 +81,7 @@ func (f *fleet) open(nodes int, perBuyer int32) {
 	t.Cleanup(func() { _ = server.Close() })
 	f.redis = server
 	dir := t.TempDir()
-	schemas := []db.Schema{event.Schema(), job.Schema(), web.Schema(), catalog.Schema(), order.Schema(), Schema()}
+	schemas := []db.Schema{event.Schema(), job.Schema(), once.Schema(), catalog.Schema(), order.Schema(), Schema()}
 	cfg := platformtest.Config(t, dir, schemas...)
 	if f.reads != "" {
 		cfg = f.lagging(cfg)

@@ -5,19 +5,19 @@ import (
 
 	"levee"
 	"levee/internal/gate"
-	"levee/internal/platform/web"
+	"levee/internal/platform/problem"
 	"levee/internal/tally"
 )
 
 // refusal is a no that is the same for everybody, made once so that a loser costs nothing to answer.
 type refusal struct {
 	err     *levee.Error
-	answer  *web.Fixed
+	answer  *problem.Fixed
 	outcome tally.Outcome
 }
 
 func newRefusal(err *levee.Error) *refusal {
-	return &refusal{err: err, answer: web.NewFixed(err), outcome: tally.Of(err)}
+	return &refusal{err: err, answer: problem.NewFixed(err), outcome: tally.Of(err)}
 }
 
 var (

@@ -29,10 +29,10 @@ import (
 	"levee/internal/platform/id"
 	"levee/internal/platform/job"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/once"
 	"levee/internal/platform/platformtest"
 	"levee/internal/platform/push"
 	"levee/internal/platform/redis"
-	"levee/internal/platform/web"
 )
 
 // The simulation sells one sale per seed: real rooms on a real database, everything else (who acts next, the clock, the
@@ -206,7 +206,7 @@ func openSimHouseOver(t testing.TB, shared *redis.Client) *simHouse {
 	must(err)
 	t.Cleanup(func() { must(h.db.Close()) })
 	sim := db.Schema{Owner: "sim", FS: fstest.MapFS{"schema/0001_sim.sql": {Data: []byte(simPaymentSchema + simLineSchema)}}}
-	_, err = h.db.Migrate(ctx, []db.Schema{event.Schema(), job.Schema(), web.Schema(), catalog.Schema(), order.Schema(), Schema(), sim})
+	_, err = h.db.Migrate(ctx, []db.Schema{event.Schema(), job.Schema(), once.Schema(), catalog.Schema(), order.Schema(), Schema(), sim})
 	must(err)
 	h.ids, err = id.Open(ctx, id.Config{Dir: filepath.Join(dir, "id")}, h.obs)
 	must(err)

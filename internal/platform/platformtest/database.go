@@ -17,7 +17,7 @@ import (
 	"levee/internal/platform/event"
 	"levee/internal/platform/job"
 	"levee/internal/platform/obs"
-	"levee/internal/platform/web"
+	"levee/internal/platform/once"
 )
 
 // To make a database with forty tables takes a server longer than most tests take. So the databases of a process are kept, by their
@@ -224,7 +224,7 @@ func CopyDatabase(t testing.TB, o *obs.Obs, from, to string, schemas ...db.Schem
 
 // withParts puts the schemas of the parts before those of a test's rooms.
 func withParts(schemas []db.Schema) []db.Schema {
-	return append([]db.Schema{event.Schema(), job.Schema(), web.Schema()}, schemas...)
+	return append([]db.Schema{event.Schema(), job.Schema(), once.Schema()}, schemas...)
 }
 
 // nameOf is the database's name in its URL.

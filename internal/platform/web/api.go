@@ -18,6 +18,7 @@ import (
 	"levee/internal/platform/body"
 	"levee/internal/platform/header"
 	"levee/internal/platform/patch"
+	"levee/internal/platform/problem"
 )
 
 // huma's settings for the process are made here once: nothing else in the house uses it.
@@ -25,7 +26,7 @@ func init() {
 	huma.ValidateStrictCasing = true
 	huma.DefaultArrayNullable = false
 	huma.NewError = func(status int, msg string, _ ...error) huma.StatusError {
-		return &problem{Status: status, Title: http.StatusText(status), Detail: msg}
+		return &problem.Details{Status: status, Title: http.StatusText(status), Detail: msg}
 	}
 	huma.NewErrorWithContext = fromHuma
 }
@@ -200,7 +201,7 @@ func fromHuma(ctx huma.Context, status int, msg string, errs ...error) huma.Stat
 	c := callOf(ctx.Context())
 	b, _ := ctx.(*bodyContext)
 	p := c.problemFor(c.r, c.judge(b, status, msg, errs))
-	p.writeHeaders(c.Header())
+	p.WriteHeaders(c.Header())
 	return p
 }
 

@@ -18,6 +18,7 @@ import (
 	"levee/internal/platform/header"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/patch"
+	"levee/internal/platform/problem"
 )
 
 const (
@@ -163,11 +164,11 @@ func (s *Server) runPart(ctx context.Context, outer *call, i int, rec *recorder,
 		id: outer.id + "." + strconv.Itoa(i)}
 	defer func() {
 		if p := recover(); p != nil { // an answer that broke off in its middle
-			*rec = recorder{header: http.Header{"Content-Type": problemTypes}, left: rec.left}
-			problem := describe(levee.E(levee.CodeInternal, "internal error"))
-			problem.RequestID = c.id
-			rec.WriteHeader(problem.Status)
-			_, _ = rec.Write(problem.encode())
+			*rec = recorder{header: http.Header{"Content-Type": []string{problem.Type}}, left: rec.left}
+			told := problem.Of(levee.E(levee.CodeInternal, "internal error"))
+			told.RequestID = c.id
+			rec.WriteHeader(told.Status)
+			_, _ = rec.Write(told.Encode())
 		}
 	}()
 	s.run(c, r)
@@ -176,9 +177,9 @@ func (s *Server) runPart(ctx context.Context, outer *call, i int, rec *recorder,
 // notRun answers a part that was left out because the one with the number failed had failed.
 func (c *call) notRun(id string, failed int) batchAnswerPart {
 	err := levee.E(levee.CodeConflict, "request %d of the batch failed, so this one was not run", failed)
-	p := c.problemFor(c.r, &withStatus{err: err, status: http.StatusFailedDependency})
+	p := c.problemFor(c.r, problem.With(err, http.StatusFailedDependency, nil))
 	c.err, c.code = nil, "" // it is not the batch's own
-	return batchAnswerPart{ID: id, Status: p.Status, Headers: map[string]string{"Content-Type": problemType}, Body: p.encode()}
+	return batchAnswerPart{ID: id, Status: p.Status, Headers: map[string]string{"Content-Type": problem.Type}, Body: p.Encode()}
 }
 
 // recorder takes the answer of a part, as much as there is room for.

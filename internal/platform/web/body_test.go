@@ -22,6 +22,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/body"
+	"levee/internal/platform/problem"
 )
 
 func codesInSource(t *testing.T) (codes []levee.Code) {
@@ -130,7 +131,7 @@ func TestConstraints(t *testing.T) {
 	} {
 		a := s.ask("POST", "/v1/wishes", c.body).want(t, 422, `"error":"invalid"`)
 		p := s.checkProblem(a)
-		if d := cmp.Diff([]problemField{{c.field, c.allowed, c.given}}, p.Errors); d != "" {
+		if d := cmp.Diff([]problem.Field{{c.field, c.allowed, c.given}}, p.Errors); d != "" {
 			t.Errorf("%s: %s", c.body, d)
 		}
 	}
@@ -394,7 +395,7 @@ func fieldsOf(err error) []levee.Field {
 }
 
 func describeFields(err error) (out []levee.Field) {
-	for _, f := range describe(err).Errors {
+	for _, f := range problem.Of(err).Errors {
 		out = append(out, levee.Field(f))
 	}
 	return out

@@ -22,6 +22,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/origin"
 )
 
 // call is one request under way. It is the request's context itself and wraps the answer: one allocation for all of it. It is
@@ -212,8 +213,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.id = newRequestID()
 	}
 	c.secure = s.secure(r, c.peer)
-	if s.forward != nil && r.Header[headerNode] != nil {
-		if client, secure, ok := s.forward.vouched(s.clock(), r); ok {
+	if s.forward != nil && r.Header[origin.Header] != nil {
+		if client, secure, ok := s.forward.Key.Vouched(s.clock(), r); ok {
 			c.client, c.secure, c.forwarded = client, secure, true
 			if ids := r.Header["X-Request-Id"]; len(ids) == 1 && usableRequestID(ids[0]) {
 				c.id = ids[0]

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"levee"
+	"levee/internal/platform/problem"
 )
 
 func TestClientAddress(t *testing.T) {
@@ -164,12 +165,13 @@ func TestConditional(t *testing.T) {
 func TestWrappedErrors(t *testing.T) {
 	err := fmt.Errorf("a: %w", fmt.Errorf("b: %w", levee.Invalid("body.x", "small", "big")))
 	rec := httptest.NewRecorder()
-	NewFixed(err).Write(rec, httptest.NewRequest("GET", "/", nil))
+	problem.NewFixed(err).Write(rec, httptest.NewRequest("GET", "/", nil))
 	status, body := rec.Code, rec.Body.String()
 	if status != 422 || !strings.Contains(body, `"field":"body.x","allowed":"small","given":"big"`) {
 		t.Errorf("%d %s", status, body)
 	}
-	if s := NewFixed(http.ErrBodyNotAllowed).status; s != 500 {
-		t.Error(s)
+	rec = httptest.NewRecorder()
+	if problem.NewFixed(http.ErrBodyNotAllowed).Write(rec, httptest.NewRequest("GET", "/", nil)); rec.Code != 500 {
+		t.Error(rec.Code)
 	}
 }

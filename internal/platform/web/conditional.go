@@ -7,6 +7,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/header"
+	"levee/internal/platform/problem"
 )
 
 // ETag makes a strong entity tag of what tells two versions of a thing apart: its id and version, or its bytes.
@@ -41,13 +42,13 @@ func (p Precondition) Seen(otherwise bool) func(version any) error {
 		case p.IfMatch == "":
 			return errNoPrecondition()
 		}
-		err := refuse(levee.CodeConflict, "header.If-Match", Tag(version), p.IfMatch, "it has been changed since it was read; read it again")
-		return &withStatus{err: err, status: http.StatusPreconditionFailed}
+		err := problem.Refuse(levee.CodeConflict, "header.If-Match", Tag(version), p.IfMatch, "it has been changed since it was read; read it again")
+		return problem.With(err, http.StatusPreconditionFailed, nil)
 	}
 }
 
 func errNoPrecondition() error {
-	return refuse(levee.CodePreconditionRequired, "header.If-Match", "the entity tag of what was read, or *", "nothing",
+	return problem.Refuse(levee.CodePreconditionRequired, "header.If-Match", "the entity tag of what was read, or *", "nothing",
 		"say in If-Match which version you have seen: the ETag of the answer that you read")
 }
 
@@ -76,9 +77,8 @@ func (c Conditional) NotModified(etag string) error {
 	if c.IfNoneMatch == "" || !header.Listed(c.IfNoneMatch, etag, true) {
 		return nil
 	}
-	return &withStatus{
-		err: levee.E(levee.CodeConflict, "not modified"), status: http.StatusNotModified, header: http.Header{"Etag": {etag}},
-	}
+	return problem.With(levee.E(levee.CodeConflict, "not modified"), http.StatusNotModified, http.Header{"Etag": {etag}})
+
 }
 
 // Match returns an error that answers 412 when the caller names tags in If-Match and etag is not among them, else nil: so that
@@ -87,8 +87,8 @@ func (c Conditional) Match(etag string) error {
 	if c.IfMatch == "" || header.Listed(c.IfMatch, etag, false) {
 		return nil
 	}
-	err := refuse(levee.CodeConflict, "header.If-Match", etag, c.IfMatch, "it has been changed since it was read; read it again")
-	return &withStatus{err: err, status: http.StatusPreconditionFailed}
+	err := problem.Refuse(levee.CodeConflict, "header.If-Match", etag, c.IfMatch, "it has been changed since it was read; read it again")
+	return problem.With(err, http.StatusPreconditionFailed, nil)
 }
 
 // NotModified sets the tag on a raw handler's answer, and answers 304 when the caller of a GET or HEAD has it already: true.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/internal/platform/problem"
 )
 
 // two is a site with a second version of one operation, and one thing that can be changed.
@@ -148,7 +149,7 @@ func TestChinese(t *testing.T) {
 	for _, c := range ask {
 		en := s.ask(c.method, c.path, c.body, c.headers...)
 		zh := s.ask(c.method, c.path, c.body, append(c.headers, "Accept-Language", "zh-CN,zh;q=0.9,en;q=0.8")...)
-		var e, z problem
+		var e, z problem.Details
 		if json.Unmarshal([]byte(en.body), &e) != nil || json.Unmarshal([]byte(zh.body), &z) != nil {
 			t.Fatalf("%s %s: %s / %s", c.method, c.path, en.body, zh.body)
 		}
@@ -364,7 +365,7 @@ func TestFormsAgree(t *testing.T) {
 		answers := []answered{s.ask("POST", "/v1/flat", c.json), s.ask("POST", "/v1/flat", strings.Join(form, "&"), "Content-Type", formType),
 			s.ask("POST", "/v1/flat", multi.String(), "Content-Type", w.FormDataContentType())}
 		for _, a := range answers {
-			var p, first problem
+			var p, first problem.Details
 			_, _ = json.Unmarshal([]byte(a.body), &p), json.Unmarshal([]byte(answers[0].body), &first)
 			if a.StatusCode != c.status || c.status == 200 && a.body != answers[0].body || fmt.Sprint(p.Errors) != fmt.Sprint(first.Errors) {
 				t.Errorf("%s: %d %s, as JSON %s", c.json, a.StatusCode, a.body, answers[0].body)
@@ -441,7 +442,7 @@ func TestBatch(t *testing.T) {
 	if first.User != 11 || first.Client != "192.0.2.1" || !strings.HasSuffix(first.Request, ".0") || out.Responses[0].Headers["Location"] != "/v1/steps/a" {
 		t.Errorf("%+v %v", first, out.Responses[0].Headers)
 	}
-	if out.Responses[7].Headers["Allow"] == "" || out.Responses[7].Headers["Content-Type"] != problemType {
+	if out.Responses[7].Headers["Allow"] == "" || out.Responses[7].Headers["Content-Type"] != problem.Type {
 		t.Errorf("%v", out.Responses[7])
 	}
 	if run(200, `{"requests":[{"method":"POST","path":"/v1/steps/c"}]}`).Responses[0].Status != 401 {

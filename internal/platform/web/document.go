@@ -20,6 +20,7 @@ import (
 	"levee/internal/platform/header"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/patch"
+	"levee/internal/platform/problem"
 )
 
 const schemaPrefix = "#/components/schemas/"
@@ -225,7 +226,7 @@ func (a *api) problemResponse(status int) *huma.Response {
 		r := &huma.Response{
 			Description: http.StatusText(status),
 			Content: map[string]*huma.MediaType{
-				problemType: {Schema: components.Schemas.Schema(reflect.TypeFor[problem](), true, "Problem")},
+				problem.Type: {Schema: components.Schemas.Schema(reflect.TypeFor[problem.Details](), true, "Problem")},
 			},
 		}
 		text := &huma.Schema{Type: huma.TypeString}

@@ -3,10 +3,10 @@ package web
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +15,7 @@ import (
 	"levee"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/origin"
 )
 
 // house is some nodes whose keeper the test chooses.
@@ -155,26 +156,25 @@ func TestOnlyNodesVouch(t *testing.T) {
 	h.keeper.Store(0)
 	f, now := h.nodes[0].forward, time.Now()
 	request := httptest.NewRequest(http.MethodPost, "/v1/kept", nil)
-	vouch := func(f *forwarder, at time.Time, client string) string {
-		text := fmt.Sprintf("%d %s https", at.UnixMilli(), client)
-		return text + " " + f.sign(text, request)
+	vouch := func(key origin.Key, at time.Time, client netip.Addr, r *http.Request) string {
+		return key.Vouch(at, client, true, r)
 	}
-	stranger := &forwarder{Nodes: Nodes{Key: bytes.Repeat([]byte{8}, 32)}}
+	key, client := f.Key, netip.MustParseAddr("203.0.113.9")
 	other := httptest.NewRequest(http.MethodPost, "/v1/other", nil)
 	for name, c := range map[string]struct{ header, client string }{
-		"a node":          {vouch(f, now, "203.0.113.9"), "203.0.113.9"},
-		"another key":     {vouch(stranger, now, "203.0.113.9"), "127.0.0.1"},
-		"long ago":        {vouch(f, now.Add(-2*time.Minute), "203.0.113.9"), "127.0.0.1"},
-		"another path":    {fmt.Sprintf("%d 203.0.113.9 https", now.UnixMilli()) + " " + f.sign(fmt.Sprintf("%d 203.0.113.9 https", now.UnixMilli()), other), "127.0.0.1"},
-		"changed":         {strings.Replace(vouch(f, now, "203.0.113.9"), "113.9", "113.8", 1), "127.0.0.1"},
-		"no address":      {vouch(f, now, "nobody"), "127.0.0.1"},
+		"a node":          {vouch(key, now, client, request), "203.0.113.9"},
+		"another key":     {vouch(bytes.Repeat([]byte{8}, 32), now, client, request), "127.0.0.1"},
+		"long ago":        {vouch(key, now.Add(-2*time.Minute), client, request), "127.0.0.1"},
+		"another path":    {vouch(key, now, client, other), "127.0.0.1"},
+		"changed":         {strings.Replace(vouch(key, now, client, request), "113.9", "113.8", 1), "127.0.0.1"},
+		"no address":      {vouch(key, now, netip.Addr{}, request), "127.0.0.1"},
 		"nothing to read": {"x", "127.0.0.1"},
 		"very long":       {strings.Repeat("1 ", 500), "127.0.0.1"},
 		"X-Forwarded-For": {"", "127.0.0.1"},
 	} {
 		header := []string{"X-Forwarded-For", "203.0.113.9"}
 		if c.header != "" {
-			header = []string{headerNode, c.header}
+			header = []string{origin.Header, c.header}
 		}
 		if status, text, _ := ask(t, h.urls[0], `{"word":"hello"}`, header...); status != 200 || !strings.Contains(text, `"client":"`+c.client+`"`) {
 			t.Errorf("%s: %d %s; want client %s", name, status, text, c.client)

@@ -15,6 +15,7 @@ import (
 	"levee"
 	"levee/internal/platform/db"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/once"
 )
 
 type bought struct {
@@ -140,7 +141,7 @@ func TestOnceInTheCallersTransaction(t *testing.T) {
 		if _, err := insertPurchase(ctx, tx, 1, "tea"); err != nil {
 			return nil, err
 		}
-		return &big{strings.Repeat("x", answerMax)}, nil
+		return &big{strings.Repeat("x", once.AnswerMax)}, nil
 	})
 	if err == nil || s.purchases() != 0 {
 		t.Errorf("%v, %d purchases", err, s.purchases())
@@ -242,7 +243,7 @@ func TestPrune(t *testing.T) {
 	s.buy("buyer", "new", "tea").want(t, 201)
 	// Many that are as old as each other, more than one portion.
 	err := s.d.Tx(t.Context(), "test", func(ctx context.Context, tx *db.Tx) error {
-		for i := range 2*pruneMax + 10 {
+		for i := range 2*1000 + 10 {
 			if _, err := tx.Exec(ctx, "INSERT INTO web_answer (actor_id, route, idem_key, body_hash, answer, created_at) VALUES (1, 'r', ?, 'h', 'null', ?)",
 				fmt.Sprint(i), 1000+i/700); err != nil {
 				return err
@@ -253,11 +254,11 @@ func TestPrune(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := Prune(t.Context(), s.d, clock.Now().Add(-24*time.Hour))
-	if err != nil || n != 2*pruneMax+11 {
+	n, err := once.Prune(t.Context(), s.d, clock.Now().Add(-24*time.Hour))
+	if err != nil || n != 2*1000+11 {
 		t.Fatalf("%d, %v", n, err)
 	}
-	if n, err := Prune(t.Context(), s.d, clock.Now().Add(-24*time.Hour)); n != 0 || err != nil {
+	if n, err := once.Prune(t.Context(), s.d, clock.Now().Add(-24*time.Hour)); n != 0 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
 	s.buy("buyer", "new", "tea").want(t, 201)
@@ -270,7 +271,7 @@ func TestPrune(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Prune(ctx, s.d, clock.Now()); !errors.Is(err, context.Canceled) {
+	if _, err := once.Prune(ctx, s.d, clock.Now()); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

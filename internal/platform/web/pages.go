@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"levee"
 	"levee/internal/platform/docpage"
@@ -74,7 +77,7 @@ func (s *Server) getLinks(ctx context.Context, _ *struct{}) (*linksOutput, error
 	return &linksOutput{s.links(levee.ActorFrom(ctx))}, nil
 }
 
-// links lists what may be read without knowing an id, as far as the actor may.
+// links lists what may be read without knowing an id or a parameter, as far as the actor may.
 func (s *Server) links(a levee.Actor) linksBody {
 	b := linksBody{Version: s.versions[len(s.versions)-1], Links: []link{
 		{"self", "/v1", "This page"},
@@ -84,11 +87,16 @@ func (s *Server) links(a levee.Actor) linksBody {
 		{"status", "/readyz", "Whether it takes requests"},
 	}}
 	for _, r := range s.routes {
-		if r.Method == http.MethodGet && !r.Hidden && !strings.Contains(r.Path, "{") && r.Path != "/v1" && s.permit(a, r) == nil {
+		if r.Method == http.MethodGet && !r.Hidden && !strings.Contains(r.Path, "{") && r.Path != "/v1" && !r.needsQuery() && s.permit(a, r) == nil {
 			b.Links = append(b.Links, link{r.ID, r.Path, r.Summary})
 		}
 	}
 	return b
+}
+
+// needsQuery reports whether the operation cannot be asked without some parameter in its query.
+func (rt *route) needsQuery() bool {
+	return rt.op != nil && slices.ContainsFunc(rt.op.Parameters, func(p *huma.Param) bool { return p.In == "query" && p.Required })
 }
 
 type timeOutput struct {

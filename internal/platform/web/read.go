@@ -15,6 +15,7 @@ import (
 	"levee"
 	"levee/internal/platform/body"
 	"levee/internal/platform/header"
+	"levee/internal/platform/problem"
 )
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
@@ -63,7 +64,7 @@ func decodeJSON(data []byte, v any) error {
 }
 
 func errValue(cause error) error {
-	return refuse(levee.CodeInvalid, "body", "values as documented", "", "the body holds a value that is not allowed where it stands").Because(cause)
+	return problem.Refuse(levee.CodeInvalid, "body", "values as documented", "", "the body holds a value that is not allowed where it stands").Because(cause)
 }
 
 // readBody reads the whole body into buf: at most max bytes when max is positive.
@@ -112,7 +113,7 @@ func bodyError(err error) error {
 		return errTooLarge(tooLarge.Limit, -1)
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		e := levee.E(levee.CodeTimeout, "the body did not arrive in time").Because(err)
-		return &withStatus{err: e, status: http.StatusRequestTimeout, header: http.Header{"Connection": {"close"}}}
+		return problem.With(e, http.StatusRequestTimeout, http.Header{"Connection": {"close"}})
 	case errors.Is(err, context.Canceled):
 		return err
 	}

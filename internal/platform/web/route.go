@@ -21,6 +21,7 @@ import (
 	"levee/internal/platform/header"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/permit"
+	"levee/internal/platform/problem"
 )
 
 // Route is one operation of the API.
@@ -429,7 +430,7 @@ func (s *Server) throttle(c *call, n limit.Name) error {
 func (rt *route) checkQuery(raw string) error {
 	q, err := url.ParseQuery(raw)
 	if err != nil {
-		return refuse(levee.CodeMalformed, "query", "name=value&name=value, percent-encoded", raw, "the query is not well formed").Because(err)
+		return problem.Refuse(levee.CodeMalformed, "query", "name=value&name=value, percent-encoded", raw, "the query is not well formed").Because(err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(q)) {
 		if name == queryVersion && rt.version != "" && !rt.query[name] {

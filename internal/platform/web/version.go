@@ -10,6 +10,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/header"
+	"levee/internal/platform/problem"
 )
 
 // A caller names the version of the API by the path (/v1/orders), by the header Api-Version, by the parameter version of Accept, or by the
@@ -97,9 +98,9 @@ func (s *Server) namedVersion(have string, r *http.Request) (version string, err
 		switch {
 		case len(known) == 0:
 			all := strings.Join(s.versions, ", ")
-			return refuse(levee.CodeNotAcceptable, field, all, given[0], "there is no version %q of the API, only %s", levee.Shorten(given[0], 20), all)
+			return problem.Refuse(levee.CodeNotAcceptable, field, all, given[0], "there is no version %q of the API, only %s", levee.Shorten(given[0], 20), all)
 		case version != "" && !slices.Contains(known, version):
-			return refuse(levee.CodeMalformed, field, version, known[0], "%s says version %s of the API, %s says %s; say it once, or the same", by, version, field, known[0])
+			return problem.Refuse(levee.CodeMalformed, field, version, known[0], "%s says version %s of the API, %s says %s; say it once, or the same", by, version, field, known[0])
 		case version == "":
 			version, by = known[0], field
 		}

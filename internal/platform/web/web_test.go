@@ -26,6 +26,8 @@ import (
 	"levee/internal/platform/db"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/once"
+	"levee/internal/platform/problem"
 )
 
 // site is a server with some operations, asked through its handler; url is set when it also listens.
@@ -129,7 +131,7 @@ func newSite(t testing.TB, cfg Config, change ...func(*Parts)) *site {
 		}
 		_ = o.Close(context.Background())
 	})
-	if _, err := d.Migrate(t.Context(), []db.Schema{Schema()}); err != nil {
+	if _, err := d.Migrate(t.Context(), []db.Schema{once.Schema()}); err != nil {
 		t.Fatal(err)
 	}
 	lim, err := limit.Open(limit.Config{Rates: map[string]string{"sign_up": "2/h"}}, o)
@@ -324,13 +326,13 @@ func (s *site) checkAlways(a answered) {
 }
 
 // checkProblem holds an error against the schema in the document.
-func (s *site) checkProblem(a answered) problem {
+func (s *site) checkProblem(a answered) problem.Details {
 	s.t.Helper()
-	if ct := a.Header.Get("Content-Type"); ct != problemType {
+	if ct := a.Header.Get("Content-Type"); ct != problem.Type {
 		s.t.Errorf("%d is answered as %q: %s", a.StatusCode, ct, a.body)
 	}
 	var v any
-	var p problem
+	var p problem.Details
 	if err := json.Unmarshal([]byte(a.body), &v); err != nil {
 		s.t.Fatalf("%v in %q", err, a.body)
 	}
@@ -347,7 +349,7 @@ func (s *site) checkProblem(a answered) problem {
 	for _, err := range res.Errors {
 		s.t.Errorf("%v in %s", err, a.body)
 	}
-	if _, known := statuses[levee.Code(p.Code)]; !known || p.Status != a.StatusCode || p.Title != http.StatusText(p.Status) && a.Header.Get("Content-Language") != "zh" ||
+	if !slices.Contains(problem.Codes(), levee.Code(p.Code)) || p.Status != a.StatusCode || p.Title != http.StatusText(p.Status) && a.Header.Get("Content-Language") != "zh" ||
 		p.Type != "urn:levee:error:"+p.Code || p.Detail == "" || p.RequestID != a.Header.Get("X-Request-Id") {
 		s.t.Errorf("%d is described as %s", a.StatusCode, a.body)
 	}
@@ -475,19 +477,17 @@ func TestStatuses(t *testing.T) {
 // TestEveryCode holds the table against the list in package levee: a code that was forgotten would be answered as 500.
 func TestEveryCode(t *testing.T) {
 	s := newSite(t, Config{})
-	for code, status := range statuses {
+	for _, code := range problem.Codes() {
+		status := problem.Status(code)
 		a := s.ask("GET", "/v1/fail/"+string(code), "").want(t, status)
 		if p := s.checkProblem(a); p.Code != string(code) {
 			t.Errorf("%s is answered as %s", code, p.Code)
-		}
-		if s.StatusOf(code) != status {
-			t.Errorf("StatusOf(%s) is %d", code, s.StatusOf(code))
 		}
 		if retry := a.Header.Get("Retry-After"); (status == 503 || status == 429) != (retry != "") {
 			t.Errorf("%s: Retry-After %q", code, retry)
 		}
 	}
-	if s.StatusOf("brand_new") != 500 {
+	if problem.Status("brand_new") != 500 {
 		t.Error("an unknown code is no 500")
 	}
 }
@@ -495,7 +495,7 @@ func TestEveryCode(t *testing.T) {
 // TestCodesAreWhole reads the list of codes from the source, so that a new one cannot be forgotten here.
 func TestCodesAreWhole(t *testing.T) {
 	for _, c := range codesInSource(t) {
-		if _, ok := statuses[c]; !ok {
+		if !slices.Contains(problem.Codes(), c) {
 			t.Errorf("%s has no status", c)
 		}
 	}
@@ -645,7 +645,7 @@ func TestFastHook(t *testing.T) {
 		if r.URL.Path != "/v1/gone" {
 			return false
 		}
-		NewFixed(levee.E(levee.CodeSoldOut, "every unit is taken")).Write(w, r)
+		problem.NewFixed(levee.E(levee.CodeSoldOut, "every unit is taken")).Write(w, r)
 		return true
 	})
 	rec := httptest.NewRecorder()
@@ -666,7 +666,7 @@ func TestFastHook(t *testing.T) {
 	// Errors can be written from the hook too, where there is no request of the pipeline.
 	rec = httptest.NewRecorder()
 	WriteError(rec, httptest.NewRequest("GET", "/", nil), levee.E(levee.CodeEnded, "over"))
-	if rec.Code != 410 || rec.Header().Get("Content-Type") != problemType {
+	if rec.Code != 410 || rec.Header().Get("Content-Type") != problem.Type {
 		t.Errorf("%d %v", rec.Code, rec.Header())
 	}
 }
