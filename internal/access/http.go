@@ -296,7 +296,7 @@ type policyRequest struct {
 	UserAgent string `header:"User-Agent" hidden:"true"`
 	Body      struct {
 		Policy string `json:"policy" doc:"The file's text; at most 1 MiB and 10,000 lines"`
-		DryRun bool   `json:"dry_run" doc:"Only tell what it would change"`
+		DryRun bool   `json:"dry_run,omitempty" doc:"Only tell what it would change"`
 	}
 }
 

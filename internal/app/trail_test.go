@@ -154,6 +154,30 @@ func TestEveryWriteOfStaffIsTold(t *testing.T) {
 	h.Visitor.Do("POST", "/v1/users", map[string]any{"name": "somebody", "password": apptest.Password}).Want(201).Into(&who)
 	do(boss, "setRoles", "PUT", "/v1/users/"+who.ID+"/roles", map[string]any{"roles": []string{"operator"}}, "user.roles_changed")
 	do(boss, "setPassword", "PUT", "/v1/users/"+who.ID+"/password", map[string]any{"password": "another-quiet-levee-42"}, "user.password_set")
+	do(boss, "createPasswordReset", "POST", "/v1/users/"+who.ID+"/password-resets", nil, "user.reset_created")
+	signIn := func() {
+		h.Visitor.Do("POST", "/v1/sessions", map[string]any{"name": "somebody", "password": "another-quiet-levee-42"}).Want(201)
+	}
+	signIn()
+	var open struct{ Items []struct{ ID string } }
+	boss.Do("GET", "/v1/users/"+who.ID+"/sessions", nil).Want(200).Into(&open)
+	if len(open.Items) == 0 {
+		t.Fatal("who has signed in has no session")
+	}
+	do(boss, "endUserSession", "DELETE", "/v1/users/"+who.ID+"/sessions/"+open.Items[0].ID, nil, "session.ended")
+	signIn()
+	do(boss, "endUserSessions", "DELETE", "/v1/users/"+who.ID+"/sessions", nil, "user.sessions_ended")
+	// What roles may, and the keys that sign.
+	do(boss, "createRole", "POST", "/v1/roles", map[string]any{"name": "packer"}, "access.role_created")
+	do(boss, "changeRole", "PATCH", "/v1/roles/packer", map[string]any{"label": "Packer"}, "access.role_changed")
+	do(boss, "grant", "PUT", "/v1/resources/shipOrder/roles/packer", nil, "access.granted")
+	do(boss, "revoke", "DELETE", "/v1/resources/shipOrder/roles/packer", nil, "access.granted")
+	do(boss, "setGrants", "PUT", "/v1/resources/shipOrder/roles", map[string]any{"roles": []string{"administrator"}}, "access.granted")
+	do(boss, "removeRole", "DELETE", "/v1/roles/packer", nil, "access.role_removed")
+	do(boss, "importPolicy", "POST", "/v1/access/policy-imports", map[string]any{"policy": "p, sorter, /v1/orders/:id, GET"}, "access.role_created")
+	var key struct{ Kid string }
+	do(boss, "rollSigningKey", "POST", "/v1/signing-keys", map[string]any{}, "key.rolled").Into(&key)
+	do(boss, "retireSigningKey", "POST", "/v1/signing-keys/"+key.Kid+"/retire", map[string]any{}, "key.retired")
 	do(boss, "disableUser", "POST", "/v1/users/"+who.ID+"/disable", map[string]any{"reason": "r"}, "user.disabled")
 	do(boss, "enableUser", "POST", "/v1/users/"+who.ID+"/enable", nil, "user.enabled")
 
