@@ -45,7 +45,8 @@ var arrows = map[string][]string{
 	"internal/line":     {"internal/order", "internal/sale"},
 	"internal/notify":   {"internal/identity", "internal/line", "internal/order", "internal/sale", "internal/trail"},
 
-	"ui": {},
+	"ui":     {},
+	"client": {},
 
 	"internal/wire":     {},
 	"internal/plot":     {},
@@ -105,7 +106,7 @@ func floor(dir string) int {
 		return 0
 	case strings.HasPrefix(dir, "internal/platform/"):
 		return 1
-	case dir == "ui":
+	case dir == "ui", dir == "client":
 		return 1
 	case dir == "internal/app" || dir == "internal/app/apptest" || slices.Contains(tools, dir):
 		return 3
@@ -130,7 +131,7 @@ var fences = []fence{
 	{"github.com/mattn/go-sqlite3", []string{"internal/platform/db/*.go"}, "one place chooses the engine"},
 	{"modernc.org/sqlite", []string{"internal/platform/db/*.go", "test/peers/jobs/river.go"}, "one place chooses the engine"},
 	{"net/http", []string{"internal/platform/web/*.go", "internal/platform/docpage/*.go", "internal/platform/origin/*.go", "internal/platform/problem/*.go", "internal/platform/listing/http.go", "internal/platform/push/*.go", "internal/platform/blob/*.go", "internal/platform/backends/*.go", "internal/platform/obs/*.go", "internal/platform/contract/*.go", "internal/app/*.go",
-		"internal/app/apptest/*.go", "internal/rehearse/*.go", "internal/wire/*.go", "cmd/*/*.go", "test/*/*.go", "test/peers/*/*.go", "tools/*/*.go", "internal/*/http*.go", "ui/*.go", "internal/*/gateway_*.go",
+		"internal/app/apptest/*.go", "client/*.go", "internal/rehearse/*.go", "internal/wire/*.go", "cmd/*/*.go", "test/*/*.go", "test/peers/*/*.go", "tools/*/*.go", "internal/*/http*.go", "ui/*.go", "internal/*/gateway_*.go",
 		"*_test.go"}, "rules know no HTTP; it stands in http*.go"},
 	{"github.com/danielgtaylor/huma/v2", []string{"internal/platform/web/*.go"}, "rooms speak web.Add, so that the library can be replaced"},
 	{"github.com/evanphx/json-patch/v5", []string{"internal/platform/patch/*.go"}, "one reader of patches"},

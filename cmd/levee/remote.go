@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"levee"
+	"levee/client"
 )
 
 // remote is a running server, for the commands that administer it: they ask it over HTTP, so that they may be anywhere and do what a
@@ -26,28 +27,24 @@ type remote struct {
 	JSON         bool   `name:"json" help:"Print what the server answered, as JSON."`
 }
 
-const (
-	remoteTimeout = 30 * time.Second
-	remoteMost    = 16 << 20 // bytes of an answer
-)
-
 // caller is a remote that somebody has signed in to.
 type caller struct {
 	remote
 	env    *common
-	client http.Client
-	token  string
+	client *client.Client
 }
 
 // with signs in, does something, and signs out again.
 func (r remote) with(env *common, do func(c *caller) error) error {
-	base, err := url.Parse(r.Server)
-	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
+	house, err := client.New(r.Server)
+	if err != nil {
 		return levee.Invalid("--server", "http:// or https:// and a host", levee.Shorten(r.Server, 200))
 	}
-	r.Server = strings.TrimRight(r.Server, "/")
-	c := &caller{remote: r, env: env, client: http.Client{Timeout: remoteTimeout}, token: r.Token}
-	if c.token == "" {
+	house.Tries = 1 // who types a command sees that it failed, and types it again
+	c := &caller{remote: r, env: env, client: house}
+	if r.Token != "" {
+		house.UseToken(r.Token)
+	} else {
 		password, err := readPassword(r.PasswordFile)
 		if err != nil {
 			return err
@@ -55,17 +52,10 @@ func (r remote) with(env *common, do func(c *caller) error) error {
 		if r.User == "" || password == "" {
 			return levee.E(levee.CodeInvalid, "who asks? --user and LEVEE_PASSWORD (or --password-file), or --token")
 		}
-		var grant struct {
-			AccessToken string `json:"access_token"`
+		if err := house.SignIn(env.ctx, r.User, password); err != nil {
+			return inWords(err)
 		}
-		if err := c.call(env.ctx, http.MethodPost, "/v1/sessions", map[string]string{"name": r.User, "password": password}, &grant); err != nil {
-			return err
-		}
-		c.token = grant.AccessToken
-		// That it fails is of no consequence: the session ends by itself.
-		defer func() {
-			_ = c.call(context.WithoutCancel(env.ctx), http.MethodDelete, "/v1/sessions/current", nil, nil)
-		}()
+		defer func() { _ = house.SignOut(context.WithoutCancel(env.ctx)) }() // that it fails is of no consequence: the session ends by itself
 	}
 	return do(c)
 }
@@ -84,75 +74,26 @@ func readPassword(file string) (string, error) {
 
 // call asks the server and decodes its answer into out. What it refuses is an error with its own words.
 func (c *caller) call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		text, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(text)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, c.Server+path, body)
-	if err != nil {
-		return levee.Invalid("--server", "an address", levee.Shorten(c.Server, 200))
-	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
+	var options []client.Option
 	if method == http.MethodPatch || method == http.MethodPut {
-		req.Header.Set("If-Match", "*") // who types a change means whatever stands there
+		options = append(options, client.IfMatch("*")) // who types a change means whatever stands there
 	}
-	if c.token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.token)
-	}
-	resp, err := c.client.Do(req)
-	if err != nil {
-		return levee.E(levee.CodeUnavailable, "the server at %s cannot be reached", c.Server).Because(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, remoteMost))
-	if err != nil {
-		return levee.E(levee.CodeUnavailable, "the server's answer broke off").Because(err)
-	}
-	if resp.StatusCode >= 300 {
-		return refusal(resp.StatusCode, text)
-	}
-	if out == nil || len(text) == 0 {
-		return nil
-	}
-	if err := json.Unmarshal(text, out); err != nil {
-		return levee.E(levee.CodeMalformed, "the server's answer cannot be read: is this Levee?").Because(err)
-	}
-	return nil
+	return inWords(c.client.Do(ctx, method, path, in, out, options...))
 }
 
-// refusal is a problem document as an error.
-func refusal(status int, text []byte) error {
-	var p struct {
-		Detail string `json:"detail"`
-		Errors []struct {
-			Field   string `json:"field"`
-			Allowed string `json:"allowed"`
-		} `json:"errors"`
+// inWords adds to an error what is allowed in the fields that it is about.
+func inWords(err error) error {
+	var e *levee.Error
+	if !errors.As(err, &e) || len(e.Fields) == 0 {
+		return err
 	}
-	if json.Unmarshal(text, &p) != nil || p.Detail == "" {
-		return fmt.Errorf("the server answered %d %s", status, http.StatusText(status))
-	}
-	code := levee.CodeConflict
-	switch {
-	case status == http.StatusNotFound:
-		code = levee.CodeNotFound
-	case status == http.StatusUnprocessableEntity || status == http.StatusBadRequest:
-		code = levee.CodeInvalid
-	case status >= 500:
-		code = levee.CodeUnavailable
-	}
-	for _, f := range p.Errors {
-		if !strings.Contains(p.Detail, f.Allowed) {
-			p.Detail += fmt.Sprintf("; %s: allowed is %s", strings.TrimPrefix(f.Field, "body."), f.Allowed)
+	said := *e
+	for _, f := range e.Fields {
+		if !strings.Contains(said.Message, f.Allowed) {
+			said.Message += fmt.Sprintf("; %s: allowed is %s", strings.TrimPrefix(f.Field, "body."), f.Allowed)
 		}
 	}
-	return levee.E(code, "%s", p.Detail)
+	return &said
 }
 
 // pages asks for page after page of a list until most items came, and gives each to see.
@@ -160,35 +101,22 @@ func pages[T any](c *caller, path string, query url.Values, most int, see func(T
 	if most < 1 || most > 100_000 {
 		return levee.Invalid("--limit", "1 to 100000", most)
 	}
-	for left := most; left > 0; {
-		query.Set("limit", fmt.Sprint(min(left, 100)))
-		var page struct {
-			Items []json.RawMessage `json:"items"`
-			Next  string            `json:"next"`
+	query.Set("limit", fmt.Sprint(min(most, 100)))
+	for raw, err := range client.List[json.RawMessage](c.env.ctx, c.client, path, query) {
+		if err != nil {
+			return inWords(err)
 		}
-		if err := c.call(c.env.ctx, http.MethodGet, path+"?"+query.Encode(), nil, &page); err != nil {
+		if c.JSON {
+			_, err = fmt.Fprintln(c.env.stdout, string(raw))
+		} else {
+			var item T
+			if err = json.Unmarshal(raw, &item); err == nil {
+				err = see(item)
+			}
+		}
+		if most--; err != nil || most == 0 {
 			return err
 		}
-		for _, raw := range page.Items {
-			left--
-			if c.JSON {
-				if _, err := fmt.Fprintln(c.env.stdout, string(raw)); err != nil {
-					return err
-				}
-				continue
-			}
-			var item T
-			if err := json.Unmarshal(raw, &item); err != nil {
-				return levee.E(levee.CodeMalformed, "the server's answer cannot be read").Because(err)
-			}
-			if err := see(item); err != nil {
-				return err
-			}
-		}
-		if page.Next == "" {
-			return nil
-		}
-		query.Set("after", page.Next)
 	}
 	return nil
 }
