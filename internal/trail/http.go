@@ -30,22 +30,23 @@ func (s *Service) Routes(srv *web.Server) {
 		Description: "The first line says where the chain begins; every other is an entry with the chain's head at its place. docs/audit.md says how to verify it. " +
 			"That it was taken stands in the trail."}, http.HandlerFunc(s.getExport),
 		web.RawDoc{Responses: map[int]any{200: ""}, Produces: []string{"application/x-ndjson", "text/csv"}, Query: map[string]string{
-			"format": "ndjson (default) or csv", "after": "Begin after this place in the chain; 0 (default) for all that there is"}})
+			"format": "ndjson (default) or csv", "after": "Begin after this place in the chain; 0 (default) for all that there is"},
+			Forms: map[string]string{"format": "^(ndjson|csv)$", "after": "^[0-9]{1,18}$"}})
 }
 
 // Chosen says how entries are Chosen, in a list and in an export.
 type Chosen struct {
-	Actor   string    `query:"actor" doc:"Public id of who did it, or system, or visitor" maxLength:"64"`
-	Subject string    `query:"subject" doc:"Public id of what it was done to" maxLength:"64"`
+	Actor   string    `query:"actor" doc:"Public id of who did it, or system, or visitor" maxLength:"64" pattern:"^(usr_[0-7][0-9a-hjkmnp-tv-z]{25}|system|visitor)$"`
+	Subject string    `query:"subject" doc:"Public id of what it was done to" maxLength:"64" pattern:"^[a-z]{3}_[0-7][0-9a-hjkmnp-tv-z]{25}$"`
 	Action  string    `query:"action" doc:"How the action begins: user. or user.disabled" maxLength:"190"`
-	Address string    `query:"address" doc:"The network address that it came from" maxLength:"64"`
+	Address string    `query:"address" doc:"The network address that it came from, IPv4 or IPv6" maxLength:"64" pattern:"^[0-9A-Fa-f:.]{2,45}(%[0-9A-Za-z._-]+)?$"`
 	From    time.Time `query:"from" doc:"Not before this moment"`
-	Before  time.Time `query:"before" doc:"Before this moment"`
+	Before  time.Time `query:"before" doc:"Before this moment, which is later than from"`
 }
 
 type listRequest struct {
 	Chosen
-	After string `query:"after" doc:"The next of the page before" maxLength:"64"`
+	After string `query:"after" doc:"The next of the page before" maxLength:"64" pattern:"^evt_[0-7][0-9a-hjkmnp-tv-z]{25}$"`
 	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
 }
 
@@ -143,7 +144,7 @@ func rawJSON(text string) json.RawMessage {
 
 type verifyRequest struct {
 	After int64  `query:"after" minimum:"0" doc:"The to of the stretch before; 0 begins"`
-	Head  string `query:"head" maxLength:"90" doc:"What an earlier verification said the head was, with its place: 1042:9f86…. The chain must pass it"`
+	Head  string `query:"head" maxLength:"90" doc:"What an earlier verification said the head was, with its place: 1042:9f86…. The chain must pass it" pattern:"^[0-9]{1,18}:[0-9a-f]{64}$"`
 }
 
 type problemView struct {
@@ -269,12 +270,15 @@ func (s *Service) getExport(w http.ResponseWriter, r *http.Request) {
 	}
 	write, flush := lines(w, format)
 	n := 0
+	head := func() {
+		h := w.Header()
+		h.Set("Content-Type", media)
+		h.Set("Content-Disposition", `attachment; filename="audit.`+format+`"`)
+		h.Set("Cache-Control", "no-store")
+	}
 	err := s.Export(r.Context(), after, func(l Line) error {
 		if n == 0 {
-			h := w.Header()
-			h.Set("Content-Type", media)
-			h.Set("Content-Disposition", `attachment; filename="audit.`+format+`"`)
-			h.Set("Cache-Control", "no-store")
+			head()
 		}
 		if n++; n%exportFlush == 0 {
 			if err := flush(); err != nil {
@@ -287,6 +291,8 @@ func (s *Service) getExport(w http.ResponseWriter, r *http.Request) {
 		err = flush()
 	}
 	switch {
+	case err == nil && n == 0: // behind the end of the chain
+		head()
 	case err != nil && n == 0:
 		web.WriteError(w, r, err)
 	case err != nil:

@@ -76,7 +76,7 @@ func (c *campaign) round(ctx context.Context, only string, first, last int) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)
 	for _, op := range c.doc.Operations {
-		if only != "" && op.ID != only {
+		if only != "" && op.ID != only || alone[op.ID] {
 			continue
 		}
 		slots <- struct{}{}
@@ -86,4 +86,9 @@ func (c *campaign) round(ctx context.Context, only string, first, last int) {
 		})
 	}
 	wg.Wait()
+	for _, op := range c.doc.Operations {
+		if alone[op.ID] && (only == "" || op.ID == only) {
+			c.run(ctx, op, first, last-first)
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"levee/internal/platform/contract"
 )
@@ -21,6 +22,7 @@ type spoil struct {
 	check   string // that must find it
 	request func(*http.Request)
 	answer  func(*http.Response)
+	hold    bool // no answer comes, until the caller gives up
 }
 
 func body(r *http.Response, text string) {
@@ -92,6 +94,12 @@ var spoils = []spoil{
 			r.StatusCode = 200
 		}
 	}},
+	{name: "a change without a version is taken", op: "updateProduct", check: needsHeader, request: func(r *http.Request) {
+		if r.Method == http.MethodPatch && r.Header.Get("If-Match") == "" {
+			r.Header.Set("If-Match", "*")
+		}
+	}},
+	{name: "no answer", op: "getTime", check: slow, hold: true},
 	{name: "every method is taken", op: "getTime", check: badMethod, answer: func(r *http.Response) {
 		if r.StatusCode == 405 {
 			r.StatusCode = 200
@@ -106,7 +114,7 @@ func front(t *testing.T, c *campaign, s spoil) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := &httputil.ReverseProxy{
+	proxy := http.Handler(&httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(house)
 			r.Out.Host = house.Host
@@ -121,6 +129,9 @@ func front(t *testing.T, c *campaign, s spoil) string {
 			}
 			return nil
 		},
+	})
+	if s.hold {
+		proxy = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	}
 	server := httptest.NewServer(proxy)
 	t.Cleanup(server.Close)
@@ -139,6 +150,9 @@ func TestControls(t *testing.T) {
 					asIs = spoil{op: s.op}
 				}
 				c.base = front(t, c, asIs)
+				if asIs.hold {
+					c.most = 20 * time.Millisecond // it never comes: how long is waited proves nothing
+				}
 				c.run(t.Context(), c.doc.Named(s.op), 0, 40)
 				found := false
 				for _, f := range c.report() {
@@ -150,6 +164,22 @@ func TestControls(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a role is let in", func(t *testing.T) {
+		c := newCampaign(scene, 1)
+		op := c.doc.Named("listUsers")
+		table, found := c.table()
+		if found = append(found, c.roles([]*contract.Operation{op}, table)...); len(found) > 0 {
+			t.Fatalf("the house as it is: %v", found)
+		}
+		c.base = front(t, c, spoil{op: op.ID, request: func(r *http.Request) {
+			if r.Header.Get("Authorization") == "Bearer "+c.token(operator) {
+				r.Header.Set("Authorization", "Bearer "+c.token(administrator))
+			}
+		}})
+		if found := c.roles([]*contract.Operation{op}, table); len(found) != 1 || found[0].Check != functionLevel {
+			t.Errorf("an operator was let in to what administrators do, and %s found %v", functionLevel, found)
+		}
+	})
 	t.Run("another's order", func(t *testing.T) {
 		c := newCampaign(scene, 1)
 		op := c.doc.Named("getOrder")

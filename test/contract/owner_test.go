@@ -88,6 +88,20 @@ var matrix = map[string]string{
 	"setPassword": "401 403 403 403 ok",
 	"setRoles":    "401 403 403 403 ok",
 
+	"createPasswordReset": "401 403 403 403 ok",
+	"listUserSessions":    "401 403 403 403 ok",
+	"endUserSessions":     "401 403 403 403 ok",
+	"endUserSession":      "401 403 403 403 ok",
+	"getUserPermissions":  "401 403 403 403 ok",
+	"revokeMyToken":       "401 404 ok 404 404", // one's own; what an administrator wants to end, he disables
+	"retireSigningKey":    "401 403 403 403 ok",
+	"changeRole":          "401 403 403 403 ok",
+	"removeRole":          "401 403 403 403 ok",
+	"setGrants":           "401 403 403 403 ok",
+	"grant":               "401 403 403 403 ok",
+	"revoke":              "401 403 403 403 ok",
+	"getLimit":            "401 403 403 403 ok",
+
 	"getWebhook":     "401 403 403 ok ok",
 	"updateWebhook":  "401 403 403 ok ok",
 	"deleteWebhook":  "401 403 403 ok 404",
@@ -137,6 +151,7 @@ var bodies = map[string]any{
 	"setPassword": map[string]any{"password": "another-quiet-night-77"}, "setRoles": map[string]any{"roles": []string{"customer"}},
 	"updateWebhook": map[string]any{"description": "x"}, "replayWebhook": map[string]any{"from": "2026-01-01T00:00:00Z"}, "setLimit": map[string]any{"rate": "off"},
 	"changeSchedule": map[string]any{"note": "x"}, "resumeSchedule": map[string]any{"from": "now"}, "replayEvents": map[string]any{},
+	"retireSigningKey": map[string]any{}, "changeRole": map[string]any{"label": "x"}, "setGrants": map[string]any{"roles": []string{"administrator"}},
 	"takeLock": map[string]any{"ttl_ms": 100}, "createPicture": onePicture,
 	"changeSale": map[string]any{"title": "x", "sku": "sku_00000000000000000000000000", "price": map[string]any{"amount": 1, "currency": "CNY"}, "units": 1, "per_buyer": 1,
 		"starts_at": "2030-01-01T00:00:00Z", "ends_at": "2030-01-02T00:00:00Z"},
@@ -175,6 +190,17 @@ func (s *scene) stage(op *contract.Operation) (values map[string]string, owner s
 	case "pictures":
 		sku()
 		return one("id", s.picture()), ""
+	case "me":
+		until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+		return one("id", text(s.do(customer, "POST", "/v1/me/tokens", map[string]any{"name": fmt.Sprintf("owner-%d", n), "scopes": []string{"listOrders"}, "expires_at": until}, 201)["id"])), ""
+	case "signing-keys":
+		return one("kid", text(s.do(administrator, "POST", "/v1/signing-keys", map[string]any{}, 201)["kid"])), ""
+	case "roles":
+		name := fmt.Sprintf("owner-%d", n)
+		s.do(administrator, "POST", "/v1/roles", map[string]any{"name": name}, 201)
+		return one("role", name), ""
+	case "resources":
+		return map[string]string{"name": "pingWebhook", "role": "operator"}, "" // which nothing else of this test is about any more
 	case "sessions":
 		me := text(s.do(customer, "GET", "/v1/me", nil, 200)["name"])
 		g := s.do(visitor, "POST", "/v1/sessions", map[string]any{"name": me, "password": apptest.Password}, 201)
@@ -185,7 +211,9 @@ func (s *scene) stage(op *contract.Operation) (values map[string]string, owner s
 		s.mu.Lock()
 		s.tokens["owner"] = c.Token
 		s.mu.Unlock()
-		return one("id", text(s.do("owner", "GET", "/v1/me", nil, 200)["id"])), c.Token
+		sessions, _ := s.do("owner", "GET", "/v1/sessions", nil, 200)["items"].([]any)
+		session := text(sessions[0].(map[string]any)["id"])
+		return map[string]string{"id": text(s.do("owner", "GET", "/v1/me", nil, 200)["id"]), "session": session}, c.Token
 	case "webhooks":
 		return one("id", text(s.do(operator, "POST", "/v1/webhooks", map[string]any{"url": "https://hooks.example/o", "events": []string{"order.paid"}}, 201)["id"])), ""
 	case "webhook-deliveries":
@@ -194,8 +222,10 @@ func (s *scene) stage(op *contract.Operation) (values map[string]string, owner s
 	case "jobs":
 		name := fmt.Sprintf("owner-%d", n)
 		s.do(administrator, "POST", "/v1/schedules", map[string]any{"name": name, "kind": "identity.prune", "trigger": "cron 30 2 * * *"}, 201)
+		// It must not be over before it is asked for: its kind is paused for the whole of the house.
+		s.do(administrator, "PUT", "/v1/job-queue/pauses/kind/identity.prune", nil, 204)
 		s.do(administrator, "POST", "/v1/schedules/"+name+"/runs", nil, 202)
-		return one("id", s.newest("/v1/jobs?state=waiting", "/v1/jobs?state=running", "/v1/jobs?state=done")), ""
+		return one("id", s.newest("/v1/jobs?state=waiting&kind=identity.prune")), ""
 	case "schedules":
 		name := fmt.Sprintf("owner-%d", n)
 		s.do(administrator, "POST", "/v1/schedules", map[string]any{"name": name, "kind": "identity.prune", "trigger": "cron 30 2 * * *"}, 201)
@@ -312,6 +342,9 @@ func TestOwners(t *testing.T) {
 		case objects:
 			rows++
 			found, got := c.matrixOf(op, row)
+			if alone[op.ID] {
+				c.restoreGrants()
+			}
 			for _, b := range found {
 				t.Error(b)
 			}

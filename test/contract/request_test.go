@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"mime/multipart"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
@@ -60,6 +62,8 @@ func (r request) body() []byte {
 		return r.raw
 	case r.media == formType:
 		return []byte(form(r.tree))
+	case r.media == multipartType:
+		return r.multipart()
 	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -70,7 +74,74 @@ func (r request) body() []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-const formType = "application/x-www-form-urlencoded"
+const (
+	formType, multipartType = "application/x-www-form-urlencoded", "multipart/form-data"
+	mergeType, patchType    = "application/merge-patch+json", "application/json-patch+json"
+	boundary                = "contract-7Kq2m9Zr4x"
+)
+
+// file is what the part file of a multipart form holds.
+type file struct {
+	media string
+	bytes []byte
+}
+
+// MarshalJSON shows it as schemas call it: a text.
+func (f file) MarshalJSON() ([]byte, error) { return json.Marshal(f.media) }
+
+// multipart writes a flat object as a multipart form, the file last.
+func (r request) multipart() []byte {
+	var b bytes.Buffer
+	w := multipart.NewWriter(&b)
+	part := func(head textproto.MIMEHeader, content []byte) {
+		p, err := w.CreatePart(head)
+		if err == nil {
+			_, err = p.Write(content)
+		}
+		if err != nil {
+			panic(err) // into memory
+		}
+	}
+	if err := w.SetBoundary(boundary); err != nil {
+		panic(err) // it is a constant
+	}
+	o, _ := r.tree.(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		values, several := o[name].([]any)
+		if !several {
+			values = []any{o[name]}
+		}
+		for _, v := range values {
+			if _, ok := v.(file); !ok {
+				part(textproto.MIMEHeader{"Content-Disposition": {`form-data; name="` + name + `"`}}, []byte(fmt.Sprint(v)))
+			}
+		}
+	}
+	if f, ok := o["file"].(file); ok {
+		part(textproto.MIMEHeader{"Content-Disposition": {`form-data; name="file"; filename="file"`}, "Content-Type": {f.media}}, f.bytes)
+	}
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
+
+// contentType is the header of the body.
+func (r request) contentType() string {
+	if r.media == multipartType {
+		return r.media + "; boundary=" + boundary
+	}
+	return r.media
+}
+
+func (r request) header(name string) (value string, ok bool) {
+	for _, h := range r.headers {
+		if h.name == name {
+			return h.value, true
+		}
+	}
+	return "", false
+}
 
 // form writes a flat object as a form.
 func form(tree any) string {
@@ -99,7 +170,7 @@ func (r request) curl(base string) string {
 		line += " -H " + quote(h.name+": "+h.value)
 	}
 	if r.media != "" {
-		line += " -H " + quote("Content-Type: "+r.media)
+		line += " -H " + quote("Content-Type: "+r.contentType())
 	}
 	if b := r.body(); b != nil {
 		if len(b) > 2000 {
@@ -126,7 +197,7 @@ func (r request) send(ctx context.Context, base, token string) (contract.Answer,
 		return contract.Answer{}, err
 	}
 	if r.media != "" {
-		req.Header.Set("Content-Type", r.media)
+		req.Header.Set("Content-Type", r.contentType())
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
@@ -139,7 +210,7 @@ func (r request) send(ctx context.Context, base, token string) (contract.Answer,
 		return contract.Answer{}, err
 	}
 	defer resp.Body.Close()
-	a := contract.Answer{Method: r.method, Path: req.URL.EscapedPath(), Status: resp.StatusCode, Header: resp.Header}
+	a := contract.Answer{Method: r.method, Path: req.URL.EscapedPath(), Query: req.URL.RawQuery, Status: resp.StatusCode, Header: resp.Header}
 	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		a.Cut = true
 		return a, nil

@@ -36,6 +36,9 @@ var accounts = map[string]levee.Roles{
 	operator:      levee.RoleCustomer | levee.RoleOperator,
 	customer:      levee.RoleCustomer,
 	stranger:      levee.RoleCustomer,
+
+	productAdministrator: levee.RoleProductAdministrator,
+	orderAdministrator:   levee.RoleOrderAdministrator,
 }
 
 // scene is a house with people and objects in it, and what has been learned of them.
@@ -50,6 +53,8 @@ type scene struct {
 	known  map[string][]string // values of path parameters, by the path up to the parameter
 	byKind map[string][]string // sealed ids, by their kind: ord
 	next   map[string][]string // cursors, by operation
+	tags   map[string]string   // entity tags, by path
+	spare  []string            // accounts that requests may disable, rename and sign out
 }
 
 func open(t testing.TB) *scene {
@@ -57,12 +62,13 @@ func open(t testing.TB) *scene {
 	h := apptest.Start(t, func(c *app.Config) {
 		c.Lend.Clients = obs.Secret("contract:" + programSecret)
 		c.Log.Level = "error"
+		c.HTTP.HeaderMax = 1 << 20        // long questions, so that they come to the list and not to 431
 		for _, n := range limit.Names() { // what is limited is asked nothing
 			c.Limits.Rates[n.String()] = "off"
 		}
 	})
 	s := &scene{t: t, house: h, tokens: map[string]string{program: programSecret}, known: map[string][]string{},
-		byKind: map[string][]string{}, next: map[string][]string{}}
+		byKind: map[string][]string{}, next: map[string][]string{}, tags: map[string]string{}}
 	text := h.Visitor.Do("GET", "/v1/openapi.json", nil).Want(200).Body
 	var err error
 	if s.doc, err = contract.Parse(text); err != nil {
@@ -90,10 +96,21 @@ func (s *scene) renew(actor string) {
 	if _, err := s.house.App.Rooms.Identity.Create(system, identity.NewUser{Name: name, Password: apptest.Password, Roles: accounts[actor]}, identity.Origin{}); err != nil {
 		s.t.Fatal(err)
 	}
-	c := s.house.SignIn(s.t, name)
+	var grant struct {
+		AccessToken string `json:"access_token"`
+	}
+	for end := time.Now().Add(20 * time.Second); grant.AccessToken == ""; time.Sleep(20 * time.Millisecond) {
+		a := s.house.Visitor.Do("POST", "/v1/sessions", map[string]any{"name": name, "password": apptest.Password})
+		if a.Status == http.StatusServiceUnavailable && time.Now().Before(end) {
+			continue // another request is rolling the keys
+		}
+		if err := json.Unmarshal(a.Want(http.StatusCreated).Body, &grant); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tokens[actor] = c.Token
+	s.tokens[actor] = grant.AccessToken
 }
 
 func (s *scene) token(actor string) string {
@@ -144,7 +161,12 @@ func (s *scene) furnish() {
 	s.do(operator, "POST", "/v1/webhooks/"+hook+"/pings", nil, 201)
 	s.do(administrator, "POST", "/v1/schedules", map[string]any{"name": fmt.Sprintf("nightly-%d", n), "kind": "identity.prune", "trigger": "cron 30 2 * * *"}, 201)
 	s.do(administrator, "POST", fmt.Sprintf("/v1/schedules/nightly-%d/runs", n), nil, 202)
-	for _, list := range []string{"/v1/limits", "/v1/event-listeners", "/v1/schedules", "/v1/users", "/v1/audit", "/v1/jobs", "/v1/jobs?state=later", "/v1/jobs?state=done", "/v1/products", "/v1/orders"} {
+	spare := text(s.do(administrator, "POST", "/v1/users", map[string]any{"name": fmt.Sprintf("spare-%d", n), "password": apptest.Password}, 201)["id"])
+	s.do(administrator, "POST", "/v1/roles", map[string]any{"name": fmt.Sprintf("spare-%d", n)}, 201, 409)
+	s.mu.Lock()
+	s.spare = append(s.spare, spare)
+	s.mu.Unlock()
+	for _, list := range []string{"/v1/roles", "/v1/resources", "/v1/me/tokens", "/v1/signing-keys", "/v1/limits", "/v1/event-listeners", "/v1/schedules", "/v1/users", "/v1/audit", "/v1/jobs", "/v1/jobs?state=later", "/v1/jobs?state=done", "/v1/products", "/v1/orders"} {
 		s.do(administrator, "GET", list, nil, 200)
 	}
 	for _, who := range []string{operator, customer, stranger} {
@@ -208,6 +230,9 @@ func (s *scene) learn(method, path string, header http.Header, body []byte) {
 	op, _, _ := s.doc.Find(method, path)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if tag := header.Get("Etag"); tag != "" {
+		s.tags[path] = tag
+	}
 	if to := header.Get("Location"); to != "" {
 		s.learnLink(to)
 	}
@@ -223,7 +248,7 @@ func (s *scene) learn(method, path string, header http.Header, body []byte) {
 		items, _ := o["items"].([]any)
 		for _, i := range items {
 			one, _ := i.(map[string]any)
-			for _, key := range []string{"id", "name"} {
+			for _, key := range []string{"id", "name", "kid"} {
 				if v := text(one[key]); v != "" {
 					s.learnItem(op.Path, v)
 					break
@@ -259,7 +284,7 @@ func (s *scene) learnFrom(v any, op *contract.Operation) {
 	case string:
 		if m := sealed.FindStringSubmatch(v); m != nil {
 			add(s.byKind, m[1], v)
-		} else if strings.HasPrefix(v, "/v1/") {
+		} else if strings.HasPrefix(v, "/v1/") && !strings.Contains(v, "{") {
 			s.learnLink(v)
 		}
 	}
@@ -269,8 +294,8 @@ func (s *scene) learnFrom(v any, op *contract.Operation) {
 func (s *scene) learnLink(link string) {
 	link, _, _ = strings.Cut(link, "?")
 	steps := strings.Split(link, "/")
-	if op, values, _ := s.doc.Find(http.MethodGet, link); op != nil && len(values) == 0 {
-		return // a list or a page, whose last step is no value
+	if op, values, others := s.doc.Find(http.MethodGet, link); op != nil && len(values) == 0 || others != nil {
+		return // a list, a page or an act, whose last step is no value
 	}
 	for _, o := range s.doc.Operations {
 		path := strings.Split(o.Path, "/")
@@ -296,10 +321,13 @@ func add(to map[string][]string, key, v string) {
 }
 
 // values returns what is known for a parameter of a path.
-func (s *scene) values(path, param string) []string {
+func (s *scene) values(op *contract.Operation, param string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, _, _ := strings.Cut(path, "{"+param+"}")
+	before, _, _ := strings.Cut(op.Path, "{"+param+"}")
+	if before == "/v1/users/" && op.Method != http.MethodGet {
+		return slices.Clone(s.spare)
+	}
 	all := slices.Clone(s.known[before+"{"+param+"}"])
 	if len(all) > 0 {
 		if m := sealed.FindStringSubmatch(all[0]); m != nil {
@@ -309,6 +337,13 @@ func (s *scene) values(path, param string) []string {
 	}
 	kind := map[string]string{"/v1/skus/": "sku", "/v1/reservations/": "rsv", "/v1/pictures/": "pic", "/v1/jobs/": "job"}[before]
 	return slices.Clone(s.byKind[kind])
+}
+
+// tag returns the entity tag that a path was last shown with, or "".
+func (s *scene) tag(path string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tags[path]
 }
 
 // hints are what fields of these names may well be.

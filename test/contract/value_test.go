@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,6 +128,8 @@ func (m *maker) text(s *contract.Schema, name string) string {
 	}
 	format, _ := raw["format"].(string)
 	switch format {
+	case "binary":
+		return "replaced by who knows the operation"
 	case "date-time":
 		at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(m.Int64N(int64(3 * 365 * 24 * time.Hour))))
 		return at.Format([]string{time.RFC3339, time.RFC3339Nano, "2006-01-02T15:04:05+08:00"}[m.IntN(3)])
@@ -135,24 +137,18 @@ func (m *maker) text(s *contract.Schema, name string) string {
 		return "https://hooks.example/" + strconv.Itoa(m.IntN(1000))
 	}
 	if pattern, _ := raw["pattern"].(string); pattern != "" {
+		parsed, err := syntax.Parse(pattern, syntax.Perl)
+		if err != nil {
+			panic(fmt.Sprintf("the pattern of %s is no regular expression: %v", name, err))
+		}
 		for range 200 {
-			v := m.run(alphabets[m.IntN(2)], max(least, 1), min(most, 40))
-			if m.one(2) {
-				v = strings.ToUpper(m.run(alphabets[0], 3, 3))
-			}
-			if fits(v) {
+			var b strings.Builder
+			m.match(&b, parsed)
+			if v := b.String(); fits(v) {
 				return v
 			}
 		}
-		for _, v := range words.FindAllString(pattern, -1) { // csv and jsonl of ^(csv|jsonl)?$
-			if fits(v) && m.one(2) {
-				return v
-			}
-		}
-		if fits("") {
-			return ""
-		}
-		return "CNY"
+		panic(fmt.Sprintf("the document allows no %s: %v", name, raw)) // a pattern that its lengths forbid
 	}
 	switch m.IntN(8) {
 	case 0:
@@ -165,7 +161,45 @@ func (m *maker) text(s *contract.Schema, name string) string {
 	return m.run(alphabets[0], max(least, min(1, most)), max(least, min(most, 16)))
 }
 
-var words = regexp.MustCompile(`[a-z0-9]+`)
+// match writes a text that a regular expression matches.
+func (m *maker) match(b *strings.Builder, re *syntax.Regexp) {
+	switch re.Op {
+	case syntax.OpLiteral:
+		b.WriteString(string(re.Rune))
+	case syntax.OpCharClass:
+		i := m.IntN(len(re.Rune) / 2)
+		least, most := re.Rune[2*i], re.Rune[2*i+1]
+		if least <= 'a' && most >= 'z' && !m.one(8) { // all but some: mostly plain letters
+			least, most = 'a', 'z'
+		}
+		r := least + rune(m.IntN(int(most-least)+1))
+		if r < ' ' || r >= 0xD800 && r <= 0xDFFF {
+			r = 'x'
+		}
+		b.WriteRune(r)
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		b.WriteRune(pick(m, alphabets[m.IntN(len(alphabets))]))
+	case syntax.OpCapture, syntax.OpConcat:
+		for _, sub := range re.Sub {
+			m.match(b, sub)
+		}
+	case syntax.OpAlternate:
+		m.match(b, pick(m, re.Sub))
+	case syntax.OpStar, syntax.OpPlus, syntax.OpQuest, syntax.OpRepeat:
+		least, most := map[syntax.Op]int{syntax.OpPlus: 1, syntax.OpRepeat: re.Min}[re.Op], re.Max
+		switch {
+		case re.Op == syntax.OpQuest:
+			most = 1
+		case re.Op != syntax.OpRepeat || most < 0:
+			most = least + 12
+		case !m.one(6):
+			most = min(most, least+3)
+		}
+		for range least + m.IntN(most-least+1) {
+			m.match(b, re.Sub[0])
+		}
+	}
+}
 
 // run makes a text of least to most characters.
 func (m *maker) run(of []rune, least, most int) string {

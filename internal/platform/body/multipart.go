@@ -69,8 +69,11 @@ func (f *File) Read(p []byte) (int, error) {
 				"the file must be the form's last part, and there is only one")
 		}
 		if e != io.EOF { //nolint:errorlint // as above
-			return n, e
+			return n, brokenForm(e)
 		}
+	}
+	if err != nil && err != io.EOF { //nolint:errorlint // as above
+		err = brokenForm(err)
 	}
 	return n, err
 }

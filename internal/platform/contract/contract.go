@@ -26,8 +26,9 @@ type Document struct {
 	Operations []*Operation // sorted by path and method
 
 	root     map[string]any
-	mu       sync.Mutex // guards compiler, which is not for many at once
+	mu       sync.Mutex // guards what follows; the compiler is not for many at once
 	compiler *jsonschema.Compiler
+	loosened map[string]*Schema // what chosen made, by its original's place
 }
 
 // Operation is one method of one path.
@@ -213,6 +214,48 @@ func (s *Schema) Validate(v any) error {
 		return fmt.Errorf("the schema itself: %w", s.err)
 	}
 	return s.compiled.Validate(v)
+}
+
+// chosen is the schema of a list of which fields= shows parts: its items lack what was not asked for. No schema of OpenAPI can say that, for it hangs
+// on the question.
+func (s *Schema) chosen() *Schema {
+	item := s.Inner("properties", "items", "items")
+	if item == nil || item.Raw == nil {
+		return s
+	}
+	less := maps.Clone(item.Raw)
+	delete(less, "required")
+	props := maps.Clone(object(s.Raw["properties"]))
+	items := maps.Clone(object(props["items"]))
+	items["items"], props["items"] = less, items
+	whole := maps.Clone(s.Raw)
+	whole["properties"] = props
+	return s.d.loose(s.pointer, whole)
+}
+
+// loose compiles a schema that does not stand in the document, and keeps it by the place of the one that it was made from.
+func (d *Document) loose(pointer string, raw map[string]any) *Schema {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if known := d.loosened[pointer]; known != nil {
+		return known
+	}
+	copied := maps.Clone(d.root)
+	copied["loosened"] = raw
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	c.AssertFormat()
+	s := &Schema{Raw: raw, d: d, pointer: pointer}
+	s.once.Do(func() {
+		if s.err = c.AddResource(resource, copied); s.err == nil {
+			s.compiled, s.err = c.Compile(resource + "#/loosened")
+		}
+	})
+	if d.loosened == nil {
+		d.loosened = map[string]*Schema{}
+	}
+	d.loosened[pointer] = s
+	return s
 }
 
 // Find returns the operation that a request is for, and the values of its path's parameters. It returns the methods of the path instead

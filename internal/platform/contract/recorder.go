@@ -52,7 +52,7 @@ func (r *Recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, nil
 	}
-	answer := Answer{Method: req.Method, Path: req.URL.EscapedPath(), Status: resp.StatusCode, Header: resp.Header.Clone()}
+	answer := Answer{Method: req.Method, Path: req.URL.EscapedPath(), Query: req.URL.RawQuery, Status: resp.StatusCode, Header: resp.Header.Clone()}
 	judge := func() {
 		for _, b := range w.document.Judge(answer) {
 			w.report(b)

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -18,10 +19,11 @@ import (
 
 // The bounds of a question.
 const (
-	maxIn      = 50     // values of field__in
-	maxValue   = 200    // bytes of one value
-	maxSorts   = 3      // keys of an order, besides the one that makes it unambiguous
-	MaxOffset  = 10_000 // rows that offset or page may skip: the database reads what is skipped
+	maxIn      = 50        // values of field__in
+	maxValue   = 200       // bytes of one value
+	maxNumber  = 1<<53 - 1 // of a number, either side of 0: what every reader of JSON keeps whole
+	maxSorts   = 3         // keys of an order, besides the one that makes it unambiguous
+	MaxOffset  = 10_000    // rows that offset or page may skip: the database reads what is skipped
 	countMost  = 100_000
 	maxCursor  = 2048 // bytes: a key column of 190 characters of four bytes fits
 	exportPage = 1000
@@ -210,26 +212,27 @@ func (s *spec) params() (list []web.Param) {
 		p := web.Param{Name: f.Name, Doc: f.Doc, MaxLength: maxValue, Default: f.Default, Required: f.Required}
 		switch f.Type {
 		case Number:
-			p.Type, p.MaxLength = "integer", 0
+			p.Type, p.MaxLength, p.Least, p.Most = "integer", 0, -maxNumber, maxNumber
 		case Time:
 			p.Format = "date-time"
 		case Bool:
 			p.Type, p.MaxLength = "boolean", 0
 		case Choice:
 			p.Enum = f.Choices
+		case ID:
+			p.Pattern = "^" + f.form() + "$"
+		case Text:
+			p.Pattern = "^" + anyText + "$"
 		}
 		list = append(list, p)
 		for _, op := range []string{"in", "gt", "gte", "lt", "lte", "contains", "isnull"} {
 			if _, ok := s.asks[f.Name+"__"+op]; !ok {
 				continue
 			}
-			o := web.Param{Name: f.Name + "__" + op, Doc: opDocs[op], MaxLength: p.MaxLength, Type: p.Type, Format: p.Format}
+			o := web.Param{Name: f.Name + "__" + op, Doc: opDocs[op], MaxLength: p.MaxLength, Type: p.Type, Format: p.Format, Pattern: p.Pattern, Least: p.Least, Most: p.Most}
 			switch op {
 			case "in":
-				o.Type, o.Format, o.MaxLength = "", "", maxIn*(maxValue+1)
-				if f.Type == Choice {
-					o.Doc += ": " + strings.Join(f.Choices, ", ")
-				}
+				o = web.Param{Name: o.Name, Doc: o.Doc, MaxLength: maxIn * (maxValue + 1), Pattern: several(f.form(), 0)}
 			case "isnull":
 				o = web.Param{Name: o.Name, Doc: o.Doc, Type: "boolean"}
 			}
@@ -240,33 +243,74 @@ func (s *spec) params() (list []web.Param) {
 		list = append(list, web.Param{Name: "q", MaxLength: maxValue, Doc: "What to search for"})
 	}
 	names := s.keyNames()
+	var keys []string
+	for _, k := range s.Keys {
+		keys = append(keys, k.Name)
+	}
+	key := oneOf(keys)
 	if len(s.Keys) > 0 && !s.Forward {
 		list = append(list,
-			web.Param{Name: "sort", MaxLength: 200, Default: s.Order, Doc: "Up to three of " + names + ", with a comma between; a minus sign before one: falling"},
-			web.Param{Name: "sortby", MaxLength: 200, Doc: "As sort, without signs: " + names + "; order tells the direction"},
-			web.Param{Name: "order", MaxLength: 30, Doc: "asc (usual) or desc: one for all of sortby, or one for each with a comma between"})
+			web.Param{Name: "sort", MaxLength: 200, Default: s.Order, Pattern: several("-?"+key, maxSorts), Doc: "Up to three of " + names + ", with a comma between; a minus sign before one: falling"},
+			web.Param{Name: "sortby", MaxLength: 200, Pattern: several(key, maxSorts), Doc: "As sort, without signs: " + names + "; order tells the direction"},
+			web.Param{Name: "order", MaxLength: 30, Pattern: several("(asc|desc)", maxSorts), Doc: "asc (usual) or desc: one for all of sortby, or one for each with a comma between"})
 	}
 	if !s.Whole {
 		list = append(list, web.Param{Name: "limit", Type: "integer", Least: 1, Most: levee.MaxPageLimit, Default: fmt.Sprint(levee.DefaultPageLimit), Doc: "Rows of a page"})
 		if !s.Forward {
 			list = append(list,
 				web.Param{Name: "offset", Type: "integer", Most: MaxOffset, Doc: "Rows to skip; further on goes cursor"},
-				web.Param{Name: "page", Type: "integer", Least: 1, Doc: "Number of the page, from 1; instead of limit, offset and cursor"},
+				web.Param{Name: "page", Type: "integer", Least: 1, Most: MaxOffset + 1, Doc: "Number of the page, from 1; instead of limit, offset and cursor"},
 				web.Param{Name: "per_page", Type: "integer", Least: 1, Most: levee.MaxPageLimit, Doc: "Rows of a page, with page"},
 				web.Param{Name: "meta", Enum: []string{"total"}, Doc: "total: tell how many rows there are; it costs a count"})
 		}
-		list = append(list, web.Param{Name: "cursor", MaxLength: maxCursor, Doc: "next of the page before, with the same filters and order"},
-			web.Param{Name: "after", MaxLength: maxCursor, Doc: "The older name of cursor", Deprecated: true})
+		list = append(list, web.Param{Name: "cursor", MaxLength: maxCursor, Pattern: cursorForm, Doc: "next of the page before, with the same filters and order"},
+			web.Param{Name: "after", MaxLength: maxCursor, Pattern: cursorForm, Doc: "The older name of cursor", Deprecated: true})
 	}
-	list = append(list, web.Param{Name: "fields", MaxLength: 1000, Doc: "Only these parts of each row, with a comma between: " + strings.Join(s.fields, ", ")})
+	list = append(list, web.Param{Name: "fields", MaxLength: 1000, Pattern: several(oneOf(s.fields), 0), Doc: "Only these parts of each row, with a comma between: " + strings.Join(s.fields, ", ")})
 	if len(s.Includes) > 0 {
-		list = append(list, web.Param{Name: "include", MaxLength: 200, Doc: "Further parts of each row, with a comma between: " + strings.Join(s.Includes, ", ")})
+		list = append(list, web.Param{Name: "include", MaxLength: 200, Pattern: several(oneOf(s.Includes), 0), Doc: "Further parts of each row, with a comma between: " + strings.Join(s.Includes, ", ")})
 	}
 	if s.Export {
 		list = append(list, web.Param{Name: "export", Enum: []string{"csv"}, Doc: "All rows as a file, in place of a page; Accept: text/csv asks the same. It takes the ability " +
 			levee.ListsExport.String() + "; the audit trail tells of it"})
 	}
 	return list
+}
+
+// anyText is a text that a field may equal; cursorForm what sealed cursors are written in.
+const (
+	anyText    = `[^\x00]+`
+	cursorForm = "^[A-Za-z0-9_-]+$"
+)
+
+// form is the regular expression of one value between commas.
+func (f *Field) form() string {
+	switch f.Type {
+	case Number:
+		return "[+-]?[0-9]+"
+	case ID:
+		return f.Kind.Prefix() + "_[0-7][0-9a-hjkmnp-tv-z]{25}"
+	case Choice:
+		return oneOf(f.Choices)
+	}
+	return `[^\x00,]+`
+}
+
+// several is the regular expression of at most so many, with a comma between; 0 tells no bound: many readers of expressions take no large ones.
+func several(one string, most int) string {
+	times := "*"
+	if most > 0 {
+		times = fmt.Sprintf("{0,%d}", most-1)
+	}
+	return "^" + one + "(," + one + ")" + times + "$"
+}
+
+func oneOf(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = regexp.QuoteMeta(name)
+	}
+	return "(" + strings.Join(quoted, "|") + ")"
 }
 
 var opDocs = map[string]string{

@@ -212,8 +212,8 @@ func (s *spec) value(field string, f *Field, text string) (any, error) {
 	switch f.Type {
 	case Number:
 		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return nil, levee.Invalid(field, "a whole number", text)
+		if err != nil || n < -maxNumber || n > maxNumber {
+			return nil, levee.Invalid(field, fmt.Sprintf("a whole number from %d to %d", -maxNumber, maxNumber), text)
 		}
 		return n, nil
 	case Time:

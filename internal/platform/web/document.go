@@ -161,6 +161,9 @@ func (a *api) describe(rt *route, op *huma.Operation) {
 	if rt.guarded {
 		errs[http.StatusPreconditionRequired] = true
 	}
+	if rt.Current != nil {
+		errs[http.StatusConflict] = true // a patch whose test does not hold
+	}
 	if rt.Ends != nil {
 		errs[http.StatusGone] = true
 	}

@@ -20,14 +20,15 @@ type Param struct {
 	Format      string
 	Enum        []string
 	Default     string
-	MaxLength   int // 0: no bound is told
-	Least, Most int // of an integer; both 0: no bound is told
+	MaxLength   int    // 0: no bound is told
+	Pattern     string // the regular expression that a value matches; "": none is told
+	Least, Most int    // of an integer; both 0: no bound is told
 	Required    bool
 	Deprecated  bool
 }
 
 func (p Param) document() *huma.Param {
-	s := &huma.Schema{Type: p.Type, Format: p.Format}
+	s := &huma.Schema{Type: p.Type, Format: p.Format, Pattern: p.Pattern}
 	if s.Type == "" {
 		s.Type = huma.TypeString
 	}
