@@ -190,7 +190,7 @@ func (a *App) Run(ctx context.Context) error {
 	phases := [][]part{
 		{{"http", a.Web.Run}, {"lend", a.Rooms.Lend.Run}},
 		{{"token", a.Rooms.Token.Run}, {"identity", a.Rooms.Identity.Run}, {"sale", a.Rooms.Sale.Run}, {"line", a.Rooms.Line.Run}, {"tally", a.Rooms.Tally.Run},
-			{"throttle", a.Rooms.Throttle.Run}, {"trail", a.Rooms.Trail.Run}, {"access", a.Rooms.Access.Run}},
+			{"throttle", a.Rooms.Throttle.Run}, {"trail", a.Rooms.Trail.Run}, {"access", a.Rooms.Access.Run}, {"push", a.guard}},
 		nil,
 	}
 	if a.Config.Role != "web" {

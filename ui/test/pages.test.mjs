@@ -62,7 +62,7 @@ describe('every page', () => {
         assert.equal(await p.page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true, `${name} scrolls sideways`)
         if (theme === 'light' || /home|sale-open/.test(name)) await p.shot(`shop-${name}-${size === phone ? 'phone' : 'desktop'}-${language}-${theme}`, { fullPage: true })
       }
-      for (const [path, page] of [['/', 'home'], ['/sign-in', 'sign-in'], ['/sign-up', 'sign-up'], [`/sales/${things.open.id}`, 'sale']])
+      for (const [path, page] of [['/', 'home'], ['/sign-in', 'sign-in'], ['/sign-up', 'sign-up'], ['/reset#gone', 'reset'], [`/sales/${things.open.id}`, 'sale']])
         await look(path, page, `visitor-${page}`)
       await p.signIn('regular')
       if (language === 'en' && theme === 'light') {
@@ -124,6 +124,13 @@ describe('every page', () => {
     ['/console/schedules', 'page-schedules'],
     ['/console/queues', 'page-queues'],
     ['/console/events', 'page-events'],
+    ['/console/users', 'page-users'],
+    [`/console/users/${house.admin.id}`, 'page-user'],
+    ['/console/access', 'page-access'],
+    ['/console/access/import', 'page-policy'],
+    ['/console/limits', 'page-limits'],
+    ['/console/keys', 'page-keys'],
+    ['/console/me', 'page-me'],
     ['/console/audit', 'page-audit'],
     ['/console/nowhere', 'page-not-found'],
   ]

@@ -18,11 +18,12 @@ import (
 
 // conn is one listener: a queue between the dispatcher, which never waits, and the goroutine that writes to the network.
 type conn struct {
-	hub    *Hub
-	client string
-	cancel context.CancelFunc // cuts the connection, a blocked write too
-	places []place            // the topics; an index is guarded by its topic's lock
-	wake   chan struct{}
+	hub     *Hub
+	client  string
+	request *http.Request      // that began it
+	cancel  context.CancelFunc // cuts the connection, a blocked write too
+	places  []place            // the topics; an index is guarded by its topic's lock
+	wake    chan struct{}
 
 	mu    sync.Mutex // guards what follows
 	from  int64      // frames up to this serial are not for this connection

@@ -441,6 +441,7 @@ func (h *Hub) enter(r *http.Request, c *conn) error {
 	if h.cfg.Client != nil {
 		c.client = h.cfg.Client(r)
 	}
+	c.request = r
 	h.connMu.Lock()
 	defer h.connMu.Unlock()
 	switch {

@@ -45,22 +45,6 @@ const query = (values: Record<string, string | number | undefined>): string => {
 
 // ---- who ----
 
-/** Sets session.user. A visitor is no problem. */
-export async function whoAmI(): Promise<void> {
-  try {
-    const { data } = await api.GET('/v1/me')
-    session.user = data as Me
-    session.known = true
-  } catch (e) {
-    if (e instanceof Problem && e.status === 401) {
-      session.user = undefined
-      session.known = true
-      return
-    }
-    throw e
-  }
-}
-
 /** Begins a session of the browser and asks what its owner may. It does not go through ask: a wrong password is not a session that ended. */
 export async function signIn(name: string, password: string): Promise<Me> {
   const phone = /^\+?[\d\s-]{6,}$/.test(name.trim())
@@ -189,8 +173,24 @@ export const completeOrder = (id: string, key: string) =>
 export type User = S['IdentityUserView']
 export type Role = S['AccessRoleView']
 export type Resource = S['AccessResourceView']
+export type Session = S['IdentitySessionView']
+export type Token = S['IdentityPersonalView']
+
+const at = (id: string) => ({ params: { path: { id } } })
 export const listUsers = (q: { name?: string; role?: string; after?: string; limit?: number }) => of(() => api.GET('/v1/users', { params: { query: q } }))
-export const setRoles = (id: string, roles: string[]) => of(() => api.PUT('/v1/users/{id}/roles', { params: { path: { id } }, body: { roles } }))
+export const getUser = (id: string) => of(() => api.GET('/v1/users/{id}', at(id)))
+export const createUser = (body: S['CreateUserRequest']) => of(() => api.POST('/v1/users', { body }))
+export const setRoles = (id: string, roles: string[]) => of(() => api.PUT('/v1/users/{id}/roles', { ...at(id), body: { roles } }))
+export const disableUser = (id: string, reason: string) => of(() => api.POST('/v1/users/{id}/disable', { ...at(id), body: { reason } }))
+export const enableUser = (id: string) => of(() => api.POST('/v1/users/{id}/enable', at(id)))
+/** Makes a link that is good once, for an hour. */
+export const createPasswordReset = (id: string) => of(() => api.POST('/v1/users/{id}/password-resets', at(id)))
+export const listUserSessions = (id: string) => of(() => api.GET('/v1/users/{id}/sessions', at(id))).then((b) => b.items)
+export const endUserSession = (id: string, session: string) => done(() => api.DELETE('/v1/users/{id}/sessions/{session}', { params: { path: { id, session } } }))
+/** Ends all sessions and personal access tokens of an account. */
+export const endUserSessions = (id: string) => of(() => api.DELETE('/v1/users/{id}/sessions', at(id))).then((b) => b.sessions_ended)
+export const getPermissions = (id: string) => of(() => api.GET('/v1/users/{id}/permissions', at(id)))
+
 export const listRoles = () => of(() => api.GET('/v1/roles')).then((b) => b.items)
 export const createRole = (name: string, label: string) => of(() => api.POST('/v1/roles', { body: { name, label } }))
 export const changeRole = (role: string, label: string) => of(() => api.PATCH('/v1/roles/{role}', { params: { path: { role } }, body: { label } }))
@@ -200,6 +200,50 @@ const cell = (name: string, role: string) => ({ params: { path: { name, role } }
 export const grant = (resource: string, role: string) => of(() => api.PUT('/v1/resources/{name}/roles/{role}', cell(resource, role)))
 export const revoke = (resource: string, role: string) => of(() => api.DELETE('/v1/resources/{name}/roles/{role}', cell(resource, role)))
 export const explainAccess = (user: string, resource: string) => of(() => api.GET('/v1/access/explanation', { params: { query: { user, resource } } }))
+export const importPolicy = (policy: string, dry: boolean) => of(() => api.POST('/v1/access/policy-imports', { body: { policy, dry_run: dry } }))
+export type PolicyImport = Awaited<ReturnType<typeof importPolicy>>
+
+// ---- oneself ----
+
+export const listSessions = () => of(() => api.GET('/v1/sessions')).then((b) => b.items)
+export const endSession = (id: string) => done(() => api.DELETE('/v1/sessions/{id}', at(id)))
+export const endOtherSessions = () => of(() => api.DELETE('/v1/sessions')).then((b) => b.sessions_ended)
+/** Other sessions of the account end. */
+export const changePassword = (current: string, password: string) => of(() => api.PUT('/v1/me/password', { body: { current, password } }))
+export const listTokens = () => of(() => api.GET('/v1/me/tokens')).then((b) => b.items)
+/** Its answer is the only one that has the token itself. */
+export const createToken = (body: S['CreateMyTokenRequest']) => of(() => api.POST('/v1/me/tokens', { body }))
+export const revokeToken = (id: string) => done(() => api.DELETE('/v1/me/tokens/{id}', at(id)))
+
+/** The operations that the server describes, with the category by which a token's scope names them. */
+export const listOperations = (): Promise<{ id: string; category: string; reads: boolean }[]> =>
+  ask(async () => {
+    let response: Response
+    try {
+      response = await fetch('/v1/openapi.json', { signal: AbortSignal.timeout(20_000) })
+    } catch (e) {
+      throw new Problem(0, 'unreachable', e instanceof Error ? e.message : String(e))
+    }
+    if (!response.ok) throw await problemOf(response)
+    const { paths } = (await response.json()) as { paths: Record<string, Record<string, { operationId?: string; tags?: string[] }>> }
+    return Object.values(paths).flatMap((methods) => Object.entries(methods).flatMap(([method, o]) => (o.operationId ? [{ id: o.operationId, category: o.tags?.[0] ?? '', reads: method === 'get' }] : [])))
+  })
+
+// ---- limits and keys ----
+
+export type Limit = S['ThrottleLimitView']
+const named = (name: string) => ({ params: { path: { name } } })
+export const listLimits = () => of(() => api.GET('/v1/limits')).then((b) => b.items)
+export const getLimit = (name: string) => of(() => api.GET('/v1/limits/{name}', named(name)))
+/** Changes a limit that was read by itself; 412 when somebody has changed it since. */
+export const setLimit = (seen: Limit, rate: string) =>
+  of(() => api.PUT('/v1/limits/{name}', { params: { path: { name: seen.name }, header: ifAsSeen(seen) }, body: { rate } }))
+export const resetLimit = (name: string) => of(() => api.DELETE('/v1/limits/{name}', named(name)))
+
+export type Key = S['TokenKeyView']
+export const listKeys = () => of(() => api.GET('/v1/signing-keys')).then((b) => b.items)
+export const rollKey = (body: S['RollSigningKeyRequest']) => of(() => api.POST('/v1/signing-keys', { body }))
+export const retireKey = (kid: string, withdraw: boolean) => of(() => api.POST('/v1/signing-keys/{kid}/retire', { params: { path: { kid } }, body: { withdraw } }))
 
 // ---- audit ----
 
@@ -217,7 +261,6 @@ export type Delivery = S['NotifyDeliveryView']
 export type WholeDelivery = Delivery & S['GetDeliveryResponse']
 export type WebhookText = Required<S['CreateWebhookRequest']>
 
-const at = (id: string) => ({ params: { path: { id } } })
 export const listWebhooks = () => of(() => api.GET('/v1/webhooks'))
 export const getWebhook = (id: string) => of(() => api.GET('/v1/webhooks/{id}', at(id)))
 export const createWebhook = (body: WebhookText) => of(() => api.POST('/v1/webhooks', { body }))
@@ -239,12 +282,11 @@ export type Schedule = S['OpsScheduleView']
 export type Job = S['OpsJobView']
 export type JobState = Job['state']
 export type Queue = S['GetJobQueueResponse']
-export type Listeners = S['ListEventListenersResponse']
+export type Listeners = Awaited<ReturnType<typeof listListeners>>
 export type Listener = S['OpsListenerView']
 export type Parked = S['OpsParkedView']
 export type ScheduleTerms = S['OpsTerms']
 
-const named = (name: string) => ({ params: { path: { name } } })
 export const listSchedules = (q: { prefix?: string; state?: Schedule['state']; after?: string; limit?: number }) => of(() => api.GET('/v1/schedules', { params: { query: q } }))
 export const getSchedule = (name: string) => of(() => api.GET('/v1/schedules/{name}', named(name)))
 export const createSchedule = (body: S['CreateScheduleRequest']) => of(() => api.POST('/v1/schedules', { body }))

@@ -1,7 +1,7 @@
 // Who is signed in, and whether the server answers. Every call goes through ask, so that a session that ended or a server that is
 // away is met in one place, and no page loses what was typed into it.
 import { reactive } from 'vue'
-import { Problem } from '@levee/shared'
+import { api, Problem } from '@levee/shared'
 
 export interface Me {
   id: string
@@ -23,25 +23,56 @@ export const session = reactive({
   away: false,
 })
 
-/** Whether somebody may use an operation, or has an ability: what menus and buttons go by. The server judges for itself. */
-export const may = (permission: string, me: Me | undefined = session.user): boolean => me !== undefined && me.permissions.includes(permission)
+/** The names of operations and abilities, all of which something takes. */
+export type Needs = string | readonly string[]
+
+/** Whether somebody has all of these: what menus, links and buttons go by. The server judges for itself. */
+export const may = (needs: Needs, me: Me | undefined = session.user): boolean =>
+  me !== undefined && (typeof needs === 'string' ? [needs] : needs).every((n) => me.permissions.includes(n))
 
 /** The entries of the navigation, and what each takes. */
 export const entries = [
-  { name: 'sales', needs: 'sales.hidden' },
-  { name: 'products', needs: 'products.unsold' },
-  { name: 'orders', needs: 'orders.of_others' },
-  { name: 'webhooks', needs: 'listWebhooks' },
-  { name: 'schedules', needs: 'listSchedules' },
-  { name: 'queues', needs: 'getJobQueue' },
-  { name: 'events', needs: 'listEventListeners' },
-  { name: 'users', needs: 'listUsers' },
-  { name: 'access', needs: 'listResources' },
-  { name: 'audit', needs: 'listAudit' },
+  { name: 'overview', to: '/', needs: 'sales.hidden' },
+  { name: 'sales', to: '/sales', needs: 'sales.hidden' },
+  { name: 'products', to: '/products', needs: 'products.unsold' },
+  { name: 'orders', to: '/orders', needs: ['listOrders', 'orders.of_others'] },
+  { name: 'webhooks', to: '/webhooks', needs: 'listWebhooks' },
+  { name: 'schedules', to: '/schedules', needs: 'listSchedules' },
+  { name: 'queues', to: '/queues', needs: 'getJobQueue' },
+  { name: 'events', to: '/events', needs: 'listEventListeners' },
+  { name: 'users', to: '/users', needs: ['listUsers', 'accounts.of_others'] },
+  { name: 'access', to: '/access', needs: ['listResources', 'listRoles'] },
+  { name: 'limits', to: '/limits', needs: 'listLimits' },
+  { name: 'keys', to: '/keys', needs: 'listSigningKeys' },
+  { name: 'audit', to: '/audit', needs: 'listAudit' },
 ] as const
 
 /** Whether the console has anything for somebody. */
 export const operates = (me: Me | undefined): boolean => entries.some((e) => may(e.needs, me))
+
+/** Asks who this is and what he may. A visitor is no problem. */
+export async function whoAmI(): Promise<void> {
+  try {
+    const { data } = await api.GET('/v1/me')
+    session.user = data as Me
+  } catch (e) {
+    if (!(e instanceof Problem && e.status === 401)) throw e
+    session.user = undefined
+  }
+  session.known = true
+}
+
+/** What he may was changed meanwhile: menus and buttons follow. Of several refusals at once the first one asks. */
+let asking = false
+function mayLess(): void {
+  if (asking || !session.user) return
+  asking = true
+  void api
+    .GET('/v1/me')
+    .then(({ data }) => void (session.user = data as Me))
+    .catch(() => {}) // the next call meets it
+    .finally(() => (asking = false))
+}
 
 let waiting: { promise: Promise<boolean>; settle: (again: boolean) => void } | undefined
 
@@ -100,6 +131,7 @@ export async function ask<T>(call: () => Promise<T>): Promise<T> {
       if (e.status === 0 || e.status === 502 || e.status === 504) isAway()
       else session.away = false
       if (e.status === 401 && session.user && (await again())) continue
+      if (e.status === 403) mayLess()
       throw e
     }
   }

@@ -73,7 +73,7 @@ const whole: Middleware = {
 }
 
 /** The typed client of the API. A refused request throws a Problem, so `data` is always there. */
-export const api = createClient<paths>({ baseUrl: '/', credentials: 'same-origin' })
+export const api = createClient<paths, 'application/json'>({ baseUrl: '/', credentials: 'same-origin' })
 api.use(whole)
 
 /** A key that makes a repeated request harmless: the server gives its first answer again. */

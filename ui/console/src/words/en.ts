@@ -5,7 +5,7 @@ const words = {
   nav: {
     label: 'Main', skip: 'To the content', open: 'Menu', language: 'Language', theme: 'Appearance', shop: 'The shop',
     overview: 'Overview', sales: 'Sales', products: 'Products', orders: 'Orders', webhooks: 'Webhooks', audit: 'Audit',
-    schedules: 'Schedules', queues: 'Queues', events: 'Events', users: 'Users', access: 'Permissions',
+    schedules: 'Schedules', queues: 'Queues', events: 'Events', users: 'Users', access: 'Permissions', limits: 'Limits', keys: 'Signing keys',
   },
   theme: { auto: 'Auto', light: 'Light', dark: 'Dark' },
   act: {
@@ -38,7 +38,7 @@ const words = {
   broken: { title: 'This page broke', what: 'The rest of the console works. Load the page again; if it breaks again, tell who runs this house.', reload: 'Load again' },
   again: { title: 'Your session has ended', what: 'Sign in again to go on. What is on the page stays.', other: 'Another account' },
   signIn: {
-    title: 'Sign in', who: 'For operators and administrators.', notOperator: 'This account may not use the console', notOperatorWhy: '{name} is signed in, but is neither an operator nor an administrator. An administrator can change that.',
+    title: 'Sign in', who: 'For those who run this house.', notOperator: 'This account may not use the console', notOperatorWhy: '{name} is signed in, but no role of this account opens anything here. An administrator can change that.',
     asOther: 'Sign in as somebody else',
   },
   setup: {
@@ -235,8 +235,42 @@ const words = {
     roles: { customer: 'Customer', operator: 'Operator', administrator: 'Administrator', product_administrator: 'Product administrator', order_administrator: 'Order administrator' },
     role: 'Role', roleList: 'Roles', newRole: 'New role', roleName: 'Name', roleNameHelp: 'Letters, digits, _ . : - ; it cannot be changed later.', label: 'What pages call it', ready: 'comes with the program', remove: 'Remove', remove1: 'The role and what it may are removed.', remove2: 'It must be taken from all its accounts first.', removed: 'Removed.', made: 'Role made. It may nothing yet.',
     usersAbout: 'Accounts and their roles. A role acts from the next request on, without a new sign-in.', user: 'Account', phone: 'Phone', disabled: 'shut', enabled: 'open', noUsers: 'No account is like this.', edit: 'Roles', editOf: 'Roles of {name}', rolesSaved: 'Roles changed.', noRole: 'An account has at least one role.',
-    why: 'Why?', whyOf: 'What may {name}, and why?', whyAsk: 'Ask', yes: '{name} may do this.', no: '{name} may not do this.', becauseOpen: 'It is for anybody.', because: 'The role {role} allows it.', becauseNot: 'The role {role} does not allow it.', missingAccount: 'It takes an account.', missingEnabled: 'The account is shut: it may nothing.', missingRole: 'None of the roles allows it.', enough: 'Any one of these roles would do: {roles}.',
+    why: 'Why?', whoHelp: 'Its name or usr_… Left empty: a visitor without an account.', visitor: 'A visitor', whyTitle: 'Who may what, and why?', whyOf: 'What may {name}, and why?', whyAsk: 'Ask', yes: '{name} may do this.', no: '{name} may not do this.', becauseOpen: 'It is for anybody.', because: 'The role {role} allows it.', becauseNot: 'The role {role} does not allow it.', missingAccount: 'It takes an account.', missingEnabled: 'The account is shut: it may nothing.', missingRole: 'None of the roles allows it.', enough: 'Any one of these roles would do: {roles}.',
     reaches: 'Also with what belongs to other people, by {ability}.', reachesNot: 'Only with what is one’s own: other people’s take {ability}, which these roles have: {roles}.',
+  },
+  users: {
+    new: 'New account', make: 'Make the account', made: 'Account made.', record: 'Account', disable: 'Shut', disableOf: 'Shut {name}', disable1: 'All its sessions and tokens end at once, and nobody signs in to it.', disable2: 'Its orders stay. You can open it again.', isDisabled: 'The account is shut.',
+    enable: 'Open', enableOf: 'Open {name}', enable1: 'Its owner can sign in again, with the password and the roles of before.', isEnabled: 'The account is open.',
+    reset: 'Password link', resetOf: 'A password link for {name}', reset1: 'A link is made with which whoever has it sets a new password: once, within an hour.', reset2: 'All sessions end when it is used. A link of before is good no more.', linkTitle: 'The password link', linkWhat: 'This is shown once. Give it to the owner of the account, and to nobody else.',
+    endAll: 'End all', endAllOf: 'End all sessions of {name}', endAll1: 'Whoever is signed in to the account, anywhere, has to sign in again.', endAll2: 'Its personal access tokens are revoked, too.',
+  },
+  session: {
+    list: 'Sessions', agent: 'Signed in with', address: 'Address', began: 'Began', seen: 'Last seen', this: 'this one', browser: 'Browser', program: 'Program', unknown: 'unknown', none: 'No open sessions.',
+    end: 'End', endEffect: 'Whoever uses {agent} at {address} has to sign in again.', ended: 'Session ended.', endedN: 'Sessions ended: {n}', endOthers: 'End all others', endOthers1: 'All your sessions end but this one.',
+  },
+  me: {
+    title: 'Your account', password: 'Password', passwordNote: 'When it changes, your other sessions end.', current: 'Password so far', fresh: 'New password', changePassword: 'Change the password', passwordChanged: 'Password changed.',
+    tokens: 'Personal access tokens', tokensNote: 'For programs that act in your name, as far as your roles and their scopes allow.', newToken: 'New token', makeToken: 'Make the token', noTokens: 'No tokens.', scopes: 'Good for', expires: 'Expires', used: 'Last used', revoke: 'Revoke', revoke1: 'Programs that use it are refused from now on.', revoked: 'Revoked.',
+    tokenNameHelp: 'What you will know it by: which program, on which machine.', goodFor: 'Good for', days: '{n} days', scopesHelp: 'What takes a sign-in in person is never among it.', needScope: 'Choose at least one.', single: 'Single operations', singleHelp: 'By their names in the API’s document, with spaces between them.',
+    reads: '{category}: read', all: '{category}: all', tokenTitle: 'The token', tokenWhat: 'This is shown once. Keep it where the program reads its secrets. It goes into the header Authorization: Bearer …',
+    categories: { about: 'The API itself', access: 'Permissions', administration: 'Administration', machinery: 'Machinery', files: 'Files', ids: 'Ids', locks: 'Locks', accounts: 'Accounts', notices: 'Notices', orders: 'Orders', payments: 'Payments', pictures: 'Pictures', products: 'Products', sales: 'Sales', admissions: 'Waiting rooms', line: 'Draws and waiting lists', webhooks: 'Webhooks' },
+  },
+  limits: {
+    about: 'How often something may be asked. A change acts within a second on every node, and outlives restarts until it is reset.', scope: 'Counted by', rate: 'Rate', configured: 'Configured', away: 'While Redis is away', changed: 'Changed', now: 'Now:', saved: 'The limit is changed.', reset: 'Reset', reset1: 'The rate of the configuration counts again: {rate}.',
+    rateHelp: 'A count per time: 5/day, 20/s, 5/15m, 10/s burst 20; or off.',
+    names: { sign_in: 'Sign-ins', sign_in_account: 'Sign-ins to an account', sign_up: 'Sign-ups', read: 'Reading', write: 'Writing', purchase: 'Purchases', payment: 'Payments', admission: 'Admissions', admission_address: 'Admissions of an address', challenge: 'Challenges', poll: 'Polling', import: 'Imports', connect: 'Connections', sms: 'Text messages to a number', sms_day: 'Text messages to a number in a day', sms_address: 'Text messages for an address', sms_house: 'All text messages', token: 'A token', route: 'An operation', sale: 'A sale' },
+    scopes: { address: 'address', user: 'person', token: 'token', account: 'account', route: 'operation', sale: 'sale', house: 'everybody together' },
+    aways: { open: 'each node’s share, rounded up', share: 'each node’s share, rounded down', closed: 'refused' },
+  },
+  keys: {
+    about: 'They sign the access tokens of programs; browsers have cookies. A new key is published first and signs later, so that services that cache the key set know it by then.', key: 'Key', made: 'Made', signs: 'Signs from', retires: 'Until', fromSecret: 'from the secret', isWithdrawn: 'withdrawn',
+    states: { published: 'Published', signing: 'Signs', retired: 'Retired: its tokens are good until they expire', gone: 'Gone' },
+    roll: 'Next key', roll1: 'The next key is made. The one before is known until its last token has expired.', rolled: 'The next key is made.', algorithm: 'Algorithm', asConfigured: 'As configured', now: 'Sign with it at once', nowHelp: 'Services that cache the key set must read it again when they meet a key that they do not know.',
+    retire: 'Retire', retire1: 'It signs no more, and another takes its place. Tokens that it signed are good until they expire.', withdraw: 'Withdraw', withdraw1: 'For a key that has leaked: whatever it signed is refused within a second, on all nodes.', withdraw2: 'Programs refresh their tokens; people in browsers notice nothing.', retired: 'Another key has taken its place.',
+  },
+  policy: {
+    title: 'Import a Casbin policy', about: 'Lines p, role, path, method and g, member, role. It only adds: what roles may already stays. Nothing is changed before you have seen what it would change.', text: 'Policy', tooLarge: 'At most 1 MiB is read.', try: 'See what it would change', apply: 'Carry it out', done: 'The policy was taken over.',
+    wasDone: 'This was done', would: 'This would be done', nothing: 'Nothing would change', faulty: 'Lines that cannot be taken over', faults: 'Nothing is done while there are any. Lines: {n}', known: 'Grants that stood already: {n}', why: 'Why', roles: 'New roles', grants: 'What roles are allowed', given: 'Roles that accounts get', may: 'May', gets: 'Gets',
   },
   audit: {
     from_time: 'From', before_time: 'Before', address: 'Address', verify: 'Verify the chain', head: 'Head that you noted', headHint: 'Optional: 1042:9f86…', verifying: 'Verified so far: {n}', intact: '{n} entries verify; {waiting} wait for their place.', broken: 'The trail was changed outside of the house.', note: 'Note this head outside of the house. Given above, it shows whether the end was cut off or all was written anew:', place: 'Place {n}', export: 'Export', actor: 'Who', subject: 'To what', action: 'Act', change: 'What changed', show: 'Before and after', from: 'from', actors: { system: 'System', visitor: 'Visitor' },
@@ -249,6 +283,7 @@ const words = {
       session_begun: 'Signed in', session_refused: 'Sign-in refused', session_shut_out: 'Shut out after too many sign-ins', session_ended: 'Signed out', access_refused: 'Access refused', audit_exported: 'Trail exported', audit_dropped: 'Old entries dropped', limit_set: 'Limit set', limit_reset: 'Limit reset',
       sale_create: 'Sale made', sale_change: 'Sale changed', sale_schedule: 'Sale scheduled', sale_pause: 'Sale paused', sale_resume: 'Sale resumed', sale_stop: 'Sale stopped', sale_top_up: 'Units added', sale_withdraw: 'Units withdrawn', sale_force_sold_out: 'Said to be sold out', sale_end: 'Sale ended', sale_void: 'Reservation voided',
       order_shipped: 'Order shipped', order_done: 'Order completed', order_cancelled: 'Order cancelled', order_refunding: 'Refund begun', payment_refunding: 'Money on its way back',
+      user_password_reset: 'Password reset by link', user_reset_created: 'Password link made', user_sessions_ended: 'All sessions ended', token_created: 'Token made', token_revoked: 'Token revoked', key_rolled: 'Next signing key made', key_retired: 'Signing key retired',
       access_granted: 'Permission changed', access_role_created: 'Role made', access_role_changed: 'Role renamed', access_role_removed: 'Role removed',
       webhook_created: 'Webhook made', webhook_changed: 'Webhook changed', webhook_deleted: 'Webhook deleted', webhook_secret_rotated: 'Webhook secret replaced',
     },

@@ -7,7 +7,7 @@ export const zh: Words = {
   nav: {
     label: '主导航', skip: '跳到内容', open: '菜单', language: '语言', theme: '外观', shop: '商店',
     overview: '总览', sales: '抢购', products: '商品', orders: '订单', webhooks: 'Webhook', audit: '审计',
-    schedules: '定时计划', queues: '任务队列', events: '事件', users: '用户', access: '权限',
+    schedules: '定时计划', queues: '任务队列', events: '事件', users: '用户', access: '权限', limits: '限流', keys: '签名密钥',
   },
   theme: { auto: '自动', light: '浅色', dark: '深色' },
   act: {
@@ -40,7 +40,7 @@ export const zh: Words = {
   broken: { title: '页面出错', what: '控制台的其他部分仍可使用。请重新加载；若再次出错，请联系管理员。', reload: '重新加载' },
   again: { title: '登录已失效', what: '请重新登录以继续，页面上的内容会保留。', other: '换一个账号' },
   signIn: {
-    title: '登录', who: '供运营人员和管理员使用。', notOperator: '该账号不能使用控制台', notOperatorWhy: '{name} 已登录，但既不是运营人员也不是管理员。管理员可以更改。',
+    title: '登录', who: '供本站工作人员使用。', notOperator: '该账号不能使用控制台', notOperatorWhy: '{name} 已登录，但该账号的角色在这里没有可用的页面。管理员可以修改。',
     asOther: '用其他账号登录',
   },
   setup: {
@@ -237,8 +237,42 @@ export const zh: Words = {
     roles: { customer: '顾客', operator: '运营', administrator: '超级管理员', product_administrator: '商品管理员', order_administrator: '订单管理员' },
     role: '角色', roleList: '角色', newRole: '新建角色', roleName: '名称', roleNameHelp: '字母、数字和 _ . : - ；以后不能修改。', label: '显示名称', ready: '程序自带', remove: '删除', remove1: '角色及其权限将被删除。', remove2: '须先从所有账号上取消此角色。', removed: '已删除。', made: '角色已创建，目前没有任何权限。',
     usersAbout: '账号及其角色。角色从下一个请求起生效，无需重新登录。', user: '账号', phone: '手机号', disabled: '已停用', enabled: '正常', noUsers: '没有符合条件的账号。', edit: '角色', editOf: '{name} 的角色', rolesSaved: '角色已修改。', noRole: '账号至少要有一个角色。',
-    why: '为什么？', whyOf: '{name} 可以做什么，为什么？', whyAsk: '查询', yes: '{name} 可以做这件事。', no: '{name} 不可以做这件事。', becauseOpen: '任何人都可以。', because: '角色 {role} 允许。', becauseNot: '角色 {role} 不允许。', missingAccount: '需要账号。', missingEnabled: '账号已停用，不能做任何事。', missingRole: '没有任何角色允许。', enough: '拥有以下任一角色即可：{roles}。',
+    why: '为什么？', whoHelp: '其名称或 usr_…。留空：没有账号的访客。', visitor: '访客', whyTitle: '谁可以做什么，为什么？', whyOf: '{name} 可以做什么，为什么？', whyAsk: '查询', yes: '{name} 可以做这件事。', no: '{name} 不可以做这件事。', becauseOpen: '任何人都可以。', because: '角色 {role} 允许。', becauseNot: '角色 {role} 不允许。', missingAccount: '需要账号。', missingEnabled: '账号已停用，不能做任何事。', missingRole: '没有任何角色允许。', enough: '拥有以下任一角色即可：{roles}。',
     reaches: '凭 {ability} 也可以处理他人的。', reachesNot: '只能处理自己的：他人的需要 {ability}，拥有它的角色：{roles}。',
+  },
+  users: {
+    new: '新建账号', make: '创建账号', made: '账号已创建。', record: '账号', disable: '停用', disableOf: '停用 {name}', disable1: '其所有会话和令牌立即失效，无人能再登录。', disable2: '订单保留。之后可以重新启用。', isDisabled: '账号已停用。',
+    enable: '启用', enableOf: '启用 {name}', enable1: '账号主人可以用原来的密码和角色重新登录。', isEnabled: '账号已启用。',
+    reset: '密码链接', resetOf: '为 {name} 创建密码链接', reset1: '将创建一个链接，持有者可在一小时内设置一次新密码。', reset2: '使用后所有会话失效。之前的链接作废。', linkTitle: '密码链接', linkWhat: '只显示这一次。请只交给账号主人本人。',
+    endAll: '全部结束', endAllOf: '结束 {name} 的所有会话', endAll1: '无论在何处登录此账号，都需要重新登录。', endAll2: '其个人访问令牌也会被吊销。',
+  },
+  session: {
+    list: '会话', agent: '登录设备', address: '地址', began: '开始', seen: '最近使用', this: '当前会话', browser: '浏览器', program: '程序', unknown: '未知', none: '没有打开的会话。',
+    end: '结束', endEffect: '在 {address} 使用 {agent} 的人需要重新登录。', ended: '会话已结束。', endedN: '已结束会话：{n}', endOthers: '结束其他会话', endOthers1: '除当前会话外，您的所有会话都将结束。',
+  },
+  me: {
+    title: '我的账号', password: '密码', passwordNote: '修改后，您的其他会话将结束。', current: '当前密码', fresh: '新密码', changePassword: '修改密码', passwordChanged: '密码已修改。',
+    tokens: '个人访问令牌', tokensNote: '供程序以您的名义使用，不超出您的角色和令牌范围。', newToken: '新建令牌', makeToken: '创建令牌', noTokens: '没有令牌。', scopes: '可用于', expires: '到期', used: '最近使用', revoke: '吊销', revoke1: '使用此令牌的程序从现在起会被拒绝。', revoked: '已吊销。',
+    tokenNameHelp: '便于您辨认：哪个程序，在哪台机器上。', goodFor: '有效期', days: '{n} 天', scopesHelp: '需要本人登录的操作不包括在内。', needScope: '请至少选择一项。', single: '单个操作', singleHelp: '用 API 文档中的名称，以空格分隔。',
+    reads: '{category}：读取', all: '{category}：全部', tokenTitle: '令牌', tokenWhat: '只显示这一次。请保存在程序读取密钥的地方，使用时放在请求头 Authorization: Bearer … 中',
+    categories: { about: 'API 本身', access: '权限', administration: '管理', machinery: '后台机制', files: '文件', ids: '编号', locks: '锁', accounts: '账号', notices: '通知', orders: '订单', payments: '支付', pictures: '图片', products: '商品', sales: '抢购', admissions: '等候室', line: '抽签与候补', webhooks: 'Webhook' },
+  },
+  limits: {
+    about: '请求的频率限制。修改在一秒内对所有节点生效，重启后仍保留，直到恢复。', scope: '统计对象', rate: '频率', configured: '配置值', away: 'Redis 不可用时', changed: '修改', now: '当前：', saved: '限流已修改。', reset: '恢复', reset1: '恢复为配置的频率：{rate}。',
+    rateHelp: '次数/时间：5/day、20/s、5/15m、10/s burst 20；或 off（不限）。',
+    names: { sign_in: '登录', sign_in_account: '对同一账号的登录', sign_up: '注册', read: '读取', write: '写入', purchase: '抢购', payment: '支付', admission: '入场', admission_address: '同一地址的入场', challenge: '验证', poll: '轮询', import: '导入', connect: '连接', sms: '同一号码的短信', sms_day: '同一号码每天的短信', sms_address: '同一地址的短信', sms_house: '全部短信', token: '单个令牌', route: '单个操作', sale: '单场抢购' },
+    scopes: { address: '地址', user: '用户', token: '令牌', account: '账号', route: '操作', sale: '抢购', house: '全部合计' },
+    aways: { open: '各节点分摊，向上取整', share: '各节点分摊，向下取整', closed: '拒绝' },
+  },
+  keys: {
+    about: '用于签发程序的访问令牌；浏览器使用 Cookie。新密钥先公布、后启用，缓存密钥集的服务届时已知道它。', key: '密钥', made: '创建', signs: '开始签发', retires: '停止签发', fromSecret: '由主密钥派生', isWithdrawn: '已撤销',
+    states: { published: '已公布', signing: '签发中', retired: '已退役：其令牌到期前有效', gone: '已失效' },
+    roll: '下一把密钥', roll1: '将创建下一把密钥。之前的密钥在其最后一个令牌到期前仍被认可。', rolled: '下一把密钥已创建。', algorithm: '算法', asConfigured: '按配置', now: '立即用它签发', nowHelp: '缓存密钥集的服务遇到不认识的密钥时必须重新读取。',
+    retire: '退役', retire1: '不再签发，由另一把接替。它签发的令牌到期前有效。', withdraw: '撤销', withdraw1: '用于已泄露的密钥：它签发的一切在一秒内被所有节点拒绝。', withdraw2: '程序会刷新令牌；浏览器用户不受影响。', retired: '已由另一把密钥接替。',
+  },
+  policy: {
+    title: '导入 Casbin 策略', about: '支持 p, 角色, 路径, 方法 和 g, 成员, 角色。只增加：角色已有的权限保留。在您看到将要发生的变化之前，不会修改任何内容。', text: '策略', tooLarge: '最多读取 1 MiB。', try: '查看将要发生的变化', apply: '执行', done: '策略已导入。',
+    wasDone: '已执行', would: '将执行', nothing: '没有变化', faulty: '无法导入的行', faults: '有问题的行存在时不会执行。行数：{n}', known: '已存在的授权：{n}', why: '原因', roles: '新角色', grants: '角色获得的权限', given: '账号获得的角色', may: '可以', gets: '获得',
   },
   audit: {
     from_time: '从', before_time: '到', address: '地址', verify: '校验哈希链', head: '已记下的链头', headHint: '可选：1042:9f86…', verifying: '已校验：{n}', intact: '{n} 条记录校验通过；{waiting} 条等待入链。', broken: '审计记录曾在系统之外被改动。', note: '请在系统之外记下此链头。下次填入，可看出结尾是否被截断、记录是否被整体重写：', place: '第 {n} 位', export: '导出', actor: '操作人', subject: '对象', action: '操作', change: '变化', show: '前后对比', from: '来自', actors: { system: '系统', visitor: '访客' },
@@ -251,6 +285,7 @@ export const zh: Words = {
       session_begun: '登录', session_refused: '登录被拒', session_shut_out: '登录过多被暂时禁止', session_ended: '退出登录', access_refused: '访问被拒', audit_exported: '导出审计记录', audit_dropped: '删除过期记录', limit_set: '修改限流', limit_reset: '恢复限流',
       sale_create: '创建活动', sale_change: '修改活动', sale_schedule: '排期活动', sale_pause: '暂停活动', sale_resume: '恢复活动', sale_stop: '停止活动', sale_top_up: '增加数量', sale_withdraw: '撤回数量', sale_force_sold_out: '强制售罄', sale_end: '结束活动', sale_void: '作废预留',
       order_shipped: '订单发货', order_done: '订单完成', order_cancelled: '订单取消', order_refunding: '开始退款', payment_refunding: '款项退回中',
+      user_password_reset: '通过链接重设密码', user_reset_created: '创建密码链接', user_sessions_ended: '结束全部会话', token_created: '创建令牌', token_revoked: '吊销令牌', key_rolled: '创建下一把签名密钥', key_retired: '签名密钥退役',
       access_granted: '修改权限', access_role_created: '创建角色', access_role_changed: '修改角色名称', access_role_removed: '删除角色',
       webhook_created: '创建 Webhook', webhook_changed: '修改 Webhook', webhook_deleted: '删除 Webhook', webhook_secret_rotated: '更换 Webhook 密钥',
     },
