@@ -25,6 +25,7 @@ var arrows = map[string][]string{
 	"internal/token":     {},
 	"internal/trail":     {},
 	"internal/identity":  {"internal/foreign", "internal/handle", "internal/token", "internal/trail"},
+	"internal/phone":     {"internal/handle", "internal/identity", "internal/trail"},
 	"internal/catalog":   {},
 	"internal/order":     {"internal/catalog"},
 	"internal/payment":   {"internal/order"},
@@ -47,6 +48,8 @@ var arrows = map[string][]string{
 
 	"ui":     {},
 	"client": {},
+
+	"internal/phone/smstest": {},
 
 	"internal/wire":     {},
 	"internal/plot":     {},
@@ -131,12 +134,13 @@ var fences = []fence{
 	{"github.com/mattn/go-sqlite3", []string{"internal/platform/db/*.go"}, "one place chooses the engine"},
 	{"modernc.org/sqlite", []string{"internal/platform/db/*.go", "test/peers/jobs/river.go"}, "one place chooses the engine"},
 	{"net/http", []string{"internal/platform/web/*.go", "internal/platform/docpage/*.go", "internal/platform/origin/*.go", "internal/platform/problem/*.go", "internal/platform/listing/http.go", "internal/platform/push/*.go", "internal/platform/blob/*.go", "internal/platform/backends/*.go", "internal/platform/obs/*.go", "internal/platform/contract/*.go", "internal/app/*.go",
-		"internal/app/apptest/*.go", "client/*.go", "internal/rehearse/*.go", "internal/wire/*.go", "cmd/*/*.go", "test/*/*.go", "test/peers/*/*.go", "tools/*/*.go", "internal/*/http*.go", "ui/*.go", "internal/*/gateway_*.go",
+		"internal/app/apptest/*.go", "client/*.go", "internal/rehearse/*.go", "internal/wire/*.go", "cmd/*/*.go", "test/*/*.go", "test/peers/*/*.go", "tools/*/*.go", "internal/*/http*.go", "ui/*.go", "internal/*/gateway_*.go", "internal/phone/smstest/*.go",
 		"*_test.go"}, "rules know no HTTP; it stands in http*.go"},
 	{"github.com/danielgtaylor/huma/v2", []string{"internal/platform/web/*.go"}, "rooms speak web.Add, so that the library can be replaced"},
 	{"github.com/evanphx/json-patch/v5", []string{"internal/platform/patch/*.go"}, "one reader of patches"},
 	{"github.com/maypok86/otter/v2", []string{"internal/platform/cache/*.go", "test/peers/cache/*.go"}, "one cache"},
 	{"levee/internal/platform/platformtest", []string{"*_test.go", "internal/app/apptest/*.go"}, "test helpers stay in tests"},
+	{"levee/internal/phone/smstest", []string{"*_test.go"}, "test helpers stay in tests"},
 	{"levee/internal/app/apptest", []string{"*_test.go", "test/*/*.go"}, "test helpers stay in tests"},
 	{"levee/internal/platform/contract", []string{"*_test.go", "internal/app/apptest/*.go"}, "test helpers stay in tests"},
 	{"github.com/santhosh-tekuri/jsonschema/v6", []string{"internal/platform/contract/*.go"}, "schemas are judged in one place, in tests"},

@@ -59,6 +59,7 @@ type backends struct {
 	listKey   []byte
 	leaseKey  []byte
 	trailKey  []byte
+	phoneKey  []byte
 
 	// drivers tells which driver each part got, for the lines at start.
 	drivers [][2]string
@@ -322,6 +323,9 @@ func (b *backends) deriveKeys() (err error) {
 		return err
 	}
 	if b.trailKey, err = secrets.derive("audit trail"); err != nil {
+		return err
+	}
+	if b.phoneKey, err = secrets.derive("codes by SMS"); err != nil {
 		return err
 	}
 	if b.listKey, err = secrets.derive("cursors of lists"); err != nil {

@@ -33,6 +33,7 @@ import (
 	"levee/internal/notify"
 	"levee/internal/order"
 	"levee/internal/payment"
+	"levee/internal/phone"
 	"levee/internal/platform/blob"
 	"levee/internal/platform/bridge"
 	"levee/internal/platform/db"
@@ -105,6 +106,7 @@ type Config struct {
 	Token       token.Config
 	Trail       trail.Config
 	Identity    identity.Config
+	Phone       phone.Config
 	Catalog     catalog.Config
 	Order       order.Config
 	Payment     payment.Config

@@ -16,6 +16,7 @@ import (
 	"levee/internal/ops"
 	"levee/internal/order"
 	"levee/internal/payment"
+	"levee/internal/phone"
 	"levee/internal/plan"
 	"levee/internal/platform/bridge"
 	"levee/internal/platform/db"
@@ -40,7 +41,7 @@ import (
 func Schemas() []db.Schema { return schemas() }
 
 func schemas() []db.Schema {
-	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), once.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
+	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), once.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), phone.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
 		notify.Schema(), throttle.Schema(), access.Schema(), lock.Schema()}
 }
 
@@ -49,6 +50,7 @@ type Rooms struct {
 	Token     *token.Service
 	Trail     *trail.Service
 	Identity  *identity.Service
+	Phone     *phone.Service
 	Catalog   *catalog.Service
 	Order     *order.Service
 	Payment   *payment.Service
@@ -94,6 +96,10 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 	}
 	r.Identity = identity.New(identity.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Events: b.events,
 		Trail: r.Trail, Config: cfg.Identity, Tokens: r.Token, PublicURL: publicURL, Shared: cfg.distributed(), Permits: b.permits})
+	if r.Phone, err = phone.New(phone.Deps{DB: b.db, Obs: b.obs, Limits: b.limits, Jobs: b.jobs, Identity: r.Identity, Trail: r.Trail, Config: cfg.Phone,
+		Key: b.phoneKey, PublicURL: publicURL, Shared: cfg.distributed()}); err != nil {
+		return nil, nil, err
+	}
 	r.Catalog = catalog.New(catalog.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Config: cfg.Catalog,
 		Audit: r.Trail.Tell, Bus: b.bus()})
 	if r.Order, err = order.Open(order.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs,
@@ -140,6 +146,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		{r.Trail.Routes, nil, r.Trail.Work, nil},
 		{r.Token.Routes, nil, r.Token.Work, nil},
 		{r.Identity.Routes, nil, r.Identity.Work, nil},
+		{r.Phone.Routes, r.Phone.Jobs, r.Phone.Work, nil},
 		{r.Catalog.Routes, nil, r.Catalog.Work, r.Catalog.Listeners},
 		{r.Order.Routes, nil, r.Order.Work, nil},
 		{r.Payment.Routes, nil, r.Payment.Work, nil},

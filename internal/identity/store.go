@@ -160,6 +160,21 @@ func updateUser(ctx context.Context, tx *db.Tx, u *User, now time.Time) error {
 	}
 	r, err := tx.Exec(ctx, `UPDATE identity_user SET roles = ?, disabled = ?, disabled_reason = ?, version = version + 1, updated_at = ?
 		WHERE id = ? AND version = ?`, int64(u.Roles), disabled, u.DisabledReason, now.UnixMicro(), int64(u.ID), u.Version)
+	return raised(r, err, u, now)
+}
+
+// updateHandles stores the name and the phone number of u, if it is still at u.Version, and raises the version.
+func updateHandles(ctx context.Context, tx *db.Tx, u *User, now time.Time) error {
+	r, err := tx.Exec(ctx, `UPDATE identity_user SET name = ?, name_key = ?, phone = ?, version = version + 1, updated_at = ? WHERE id = ? AND version = ?`,
+		u.Name, orNull(handle.Fold(u.Name)), orNull(u.Phone), now.UnixMicro(), int64(u.ID), u.Version)
+	if db.IsUnique(err) {
+		return levee.E(levee.CodeConflict, "this name or phone number is taken")
+	}
+	return raised(r, err, u, now)
+}
+
+// raised sees to it that an update of one version of u was one, and raises the version.
+func raised(r db.Result, err error, u *User, now time.Time) error {
 	if err != nil {
 		return err
 	}

@@ -69,3 +69,27 @@ func (s *Service) SignInProven(ctx context.Context, user levee.UserID, how strin
 	}
 	return s.begin(ctx, row, "", kind, from)
 }
+
+// ParsePhone reads a phone number as people of this house write it (Config.PhoneCountry) and returns it in E.164; CodeInvalid names the field.
+func (s *Service) ParsePhone(field, text string) (string, error) {
+	return handle.ParsePhone(field, text, s.cfg.PhoneCountry)
+}
+
+// ByPhoneTx returns the account that has a phone number, whether it was proven or not, within the caller's transaction; CodeNotFound. It asks
+// for no right.
+func (s *Service) ByPhoneTx(ctx context.Context, tx *db.Tx, phone string) (User, error) {
+	row, err := readUserByLogin(ctx, tx.QueryRow, "", phone)
+	return row.User, err
+}
+
+// SetHandlesTx gives the account u another name and phone number, "" for none, as another room has proof for, within the caller's transaction
+// in which u was read. It asks for no right; action is what the trail calls it. CodeConflict: one of them is another account's.
+func (s *Service) SetHandlesTx(ctx context.Context, tx *db.Tx, u User, name, phone, action string, from Origin) error {
+	told := func() map[string]any { return map[string]any{"name": u.Name, "phone": handle.Mask(u.Phone)} }
+	before := told()
+	u.Name, u.Phone = name, phone
+	if err := updateHandles(ctx, tx, &u, s.now()); err != nil {
+		return err
+	}
+	return s.recordTx(ctx, tx, trail.Act{Action: action, Kind: levee.KindUser, Subject: int64(u.ID), Before: before, After: told()}, from)
+}

@@ -35,8 +35,11 @@ var rules = map[string][]string{
 	"setPassword":         {`body\.password`},                      // hard to guess
 	"setUp":               {`body\.(name|password|code)`},          // as above
 	"signIn":              {`body\.(name|phone|password)`},         // one of name and phone
-	"setRoles":            {`body\.roles.*`},                       // some of those that there are
-	"disableUser":         {`body\.reason`},                        // one line
+	"askPhoneCode":        {`body\.phone`},                         // a number, of a country that codes are sent to
+	"signInByPhone":       {`body\.phone`},
+	"bindPhone":           {`body\.(phone|code)`}, // the code that was sent there
+	"setRoles":            {`body\.roles.*`},      // some of those that there are
+	"disableUser":         {`body\.reason`},       // one line
 	"createSale":          {saleTerms},
 	"changeSale":          {saleTerms},
 	"duplicateSale":       {saleTerms},

@@ -94,11 +94,11 @@ var table = [nameCount]struct {
 	// A page opens one stream and opens it again after a cut.
 	Connect: {"connect", ByAddress, Rate{Count: 300, Per: time.Minute, Burst: 300}, AwayOpen, false},
 	// Each message costs money and rings somebody's telephone. The four are charged as one step: a number's minute and day, the asker's
-	// address, and what the house is ready to pay for in an hour.
+	// address, and what the house is ready to pay for: never more than 6,000 in a day.
 	SMS:        {"sms", ByAccount, Rate{Count: 1, Per: time.Minute}, AwayClosed, false},
 	SMSDay:     {"sms_day", ByAccount, Rate{Count: 5, Per: 24 * time.Hour}, AwayClosed, false},
 	SMSAddress: {"sms_address", ByAddress, Rate{Count: 20, Per: time.Hour}, AwayClosed, true},
-	SMSHouse:   {"sms_house", ByHouse, Rate{Count: 1000, Per: time.Hour}, AwayClosed, false},
+	SMSHouse:   {"sms_house", ByHouse, Rate{Count: 5000, Per: 24 * time.Hour, Burst: 1000}, AwayClosed, false},
 	// Brakes that an operator may pull: off until he does. They are charged beside the limit of the route, as one step with it.
 	Token: {"token", ByToken, Rate{}, AwayOpen, false},
 	Route: {"route", ByRoute, Rate{}, AwayOpen, false},

@@ -131,7 +131,7 @@ func TestConstraints(t *testing.T) {
 	} {
 		a := s.ask("POST", "/v1/wishes", c.body).want(t, 422, `"error":"invalid"`)
 		p := s.checkProblem(a)
-		if d := cmp.Diff([]problem.Field{{c.field, c.allowed, c.given}}, p.Errors); d != "" {
+		if d := cmp.Diff([]problem.Field{{Field: c.field, Allowed: c.allowed, Given: c.given}}, p.Errors); d != "" {
 			t.Errorf("%s: %s", c.body, d)
 		}
 	}

@@ -21,6 +21,13 @@ export type Entry = Schemas['LineEntryView']
 export type Draw = Schemas['LineDrawView']
 export type Notice = Schemas['NotifyNoticeView']
 
+/** What is needed beside a code, and when there can be another one (seconds). */
+export interface Asked {
+  request: string
+  expires_at: string
+  retry_after: number
+}
+
 // What the streams carry is not in the schema.
 
 /** How the line of a waiting room moves. */
@@ -188,6 +195,24 @@ export async function signIn(name: string, password: string): Promise<User> {
 
 export async function signUp(name: string, password: string): Promise<void> {
   await api.POST('/v1/users', { body: { ...calledBy(name.trim()), password } })
+}
+
+/** Whether this house sends codes by SMS. */
+export async function sendsCodes(): Promise<boolean> {
+  const { data } = await api.GET('/v1/phone-codes')
+  return data!.enabled
+}
+
+/** Has a code sent, to sign in with: good once, for five minutes, together with what this answers. */
+export async function askCode(phone: string): Promise<Asked> {
+  const { data } = await api.POST('/v1/phone-codes', { body: { phone, purpose: 'sign_in' } })
+  return data!
+}
+
+/** Signs in, or up, with a code. */
+export async function signInByPhone(phone: string, code: string, request: string): Promise<User> {
+  const { data } = await api.POST('/v1/sessions/phone', { body: { phone, code, request, cookie: true } })
+  return data!.user
 }
 
 /** Sets a new password with the one-time token of an administrator's link. */

@@ -44,7 +44,15 @@ function become(u: house.User | null): void {
 }
 
 export async function signIn(name: string, password: string): Promise<void> {
-  const u = await house.signIn(name, password)
+  entered(await house.signIn(name, password))
+}
+
+export async function signInByPhone(phone: string, code: string, request: string): Promise<void> {
+  entered(await house.signInByPhone(phone, code, request))
+}
+
+/** A session has begun: what others left here goes. */
+function entered(u: house.User): void {
   for (const start of owned)
     for (const n of namesOf(start)) if (!n.startsWith(`${start}${u.id}.`)) forget(n)
   asking = undefined
@@ -65,7 +73,7 @@ export async function signOut(): Promise<void> {
 api.use({
   onResponse({ request, response }) {
     if (response.status !== 401 || !user.value) return
-    if (request.method === 'POST' && new URL(request.url).pathname === '/v1/sessions') return
+    if (request.method === 'POST' && /^\/v1\/sessions(\/phone)?$/.test(new URL(request.url).pathname)) return
     become(null)
     lostSession.value = true
   },

@@ -1,0 +1,77 @@
+// Signing in by a code that comes by SMS. The house is in development: its messages stand in its log.
+import { after, before, describe } from 'node:test'
+import assert from 'node:assert/strict'
+import { House, until } from './house.mjs'
+import { Person, desktop, phone, story } from './people.mjs'
+
+describe('signing in by SMS', () => {
+  let house
+  before(async () => {
+    house = await House.start({ phone: { sender: 'console' }, limits: { rates: { sms: '1/h' } } })
+  })
+  after(() => house?.close())
+
+  /** The last code that went to a number, once there are n of them. */
+  const message = async (number, n = 1) => {
+    let codes = []
+    await until('the message', () => {
+      codes = [...house.said.matchAll(new RegExp(`SMS of development to \\*\\*\\*${number.slice(-4)}: the code is (\\d{6})`, 'g'))].map((m) => m[1])
+      return codes.length >= n
+    })
+    return codes.at(-1)
+  }
+
+  for (const [size, language, number] of [[phone, 'en', '13800138000'], [desktop, 'zh', '13800138001']])
+    story(`a first visit, ${language}`, async () => {
+      const p = await Person.open(house, { size, language })
+      await p.goto('/sign-in?next=/orders')
+      await p.hook('by-sms').click()
+      await p.accessible('asking for a code')
+      await p.hook('phone').fill('12')
+      await p.hook('ask').click()
+      assert.equal(await p.hook('phone').getAttribute('aria-invalid'), 'true')
+      await p.hook('phone').fill(number)
+      await p.hook('ask').click()
+      await p.hook('code').waitFor()
+      assert.equal(await p.hook('code').evaluate((e) => e === document.activeElement), true, 'the code has the focus')
+      assert.equal(await p.hook('again').isDisabled(), true, 'another one has to be waited for')
+      assert.match(await p.hook('again').innerText(), language === 'zh' ? /^\d+ 秒后/ : /^Another code in \d+ second/)
+      await p.accessible('entering a code')
+      const code = await message(number)
+      await p.hook('code').fill(code === '000000' ? '000001' : '000000')
+      await p.hook('enter').click()
+      await p.page.locator('[data-test="code"][aria-invalid="true"]').waitFor()
+      await p.hook('code').fill(code)
+      await p.hook('enter').click()
+      await p.page.waitForURL((u) => u.pathname === '/orders')
+      await p.ready('orders')
+      await p.close()
+    })
+
+  story('too often, and back to the password', async () => {
+    const p = await Person.open(house, { allow: /429/ })
+    await p.goto('/sign-in')
+    await p.hook('by-sms').click()
+    await p.hook('phone').fill('13800138000') // it had its message
+    await p.hook('ask').click()
+    await p.hook('form-error').waitFor()
+    await p.hook('by-password').click()
+    await p.hook('password').waitFor()
+    await p.close()
+  })
+
+  story('a house that sends none offers none', async () => {
+    const other = await House.start()
+    try {
+      const p = await Person.open(other)
+      const asked = p.page.waitForResponse((r) => r.url().endsWith('/v1/phone-codes'))
+      await p.goto('/sign-in')
+      assert.equal((await (await asked).json()).enabled, false)
+      await p.hook('password').waitFor()
+      assert.equal(await p.hook('by-sms').count(), 0)
+      await p.close()
+    } finally {
+      await other.close()
+    }
+  })
+})
