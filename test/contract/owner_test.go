@@ -2,6 +2,7 @@ package contract
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -335,6 +336,9 @@ func TestOwners(t *testing.T) {
 	rows := 0
 	for _, op := range c.doc.Operations {
 		row, known := matrix[op.ID]
+		if strings.HasPrefix(op.Path, "/v1/files/") && os.Getenv("LEVEE_TEST_TIER") == "distributed" {
+			row = "404 404 404 404 404" // files lie in a store that gives and checks its own links
+		}
 		switch objects := strings.Contains(op.Path, "{"); {
 		case objects && !known:
 			_, got := c.matrixOf(op, "")
