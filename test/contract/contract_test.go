@@ -57,6 +57,9 @@ func TestContract(t *testing.T) {
 			break
 		}
 		first, last = last, last+rounds
+		for who := range accounts { // the round has ended sessions, and taken keys out of use
+			c.renew(who)
+		}
 		c.furnish()
 	}
 	for _, f := range c.report() {
