@@ -53,6 +53,9 @@ func nullable(raw map[string]any) bool {
 
 // valid makes a value that the schema allows; name is the field's.
 func (m *maker) valid(s *contract.Schema, name string, depth int) any {
+	if s == nil {
+		return clone(pick(m, anything))
+	}
 	raw := s.Raw
 	if all, ok := raw["enum"].([]any); ok {
 		return pick(m, all)
@@ -91,8 +94,11 @@ func (m *maker) valid(s *contract.Schema, name string, depth int) any {
 	case "string":
 		return m.text(s, name)
 	}
-	return pick(m, []any{nil, true, json.Number("7"), "seven", []any{}, map[string]any{"seven": json.Number("7")}})
+	return clone(pick(m, anything))
 }
+
+// anything is what a schema that says nothing allows.
+var anything = []any{nil, true, json.Number("7"), "seven", []any{}, map[string]any{"seven": json.Number("7")}}
 
 func (m *maker) integer(raw map[string]any) int64 {
 	least, most := bound(raw, "minimum", -1<<31), bound(raw, "maximum", 1<<31-1)
@@ -290,6 +296,9 @@ type place struct {
 
 // places lists all values of a body with their schemas, the body itself first.
 func places(path string, s *contract.Schema, v any, put func(any)) []place {
+	if s == nil {
+		return nil // within what may be anything
+	}
 	all := []place{{path, s, v, put}}
 	switch v := v.(type) {
 	case map[string]any:
