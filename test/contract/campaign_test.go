@@ -237,6 +237,9 @@ func (c *campaign) verdict(t trial, a contract.Answer) (found []contract.Breach)
 	if t.check == positive {
 		switch a.Status {
 		case 400, 406, 413, 415, 422:
+			if t.media == patchType && a.Status == 422 && !slices.ContainsFunc(p.Errors, func(f struct{ Field, Allowed string }) bool { return !strings.HasPrefix(f.Field, "body") }) {
+				break // what a patch comes to hangs on what it is applied to
+			}
 			if broken, ok := ruled(t.op, p); !ok {
 				breach(positive, "answered %d to what the document allows (%s %s): %s", a.Status, p.Code, broken, p.Detail)
 			}
@@ -267,6 +270,9 @@ func (c *campaign) verdict(t trial, a contract.Answer) (found []contract.Breach)
 		}
 		breach(t.check, "answered %d, not %s: %.200s", a.Status, want, a.Body)
 		return found
+	}
+	if t.op.ID == "buyInSale" && len(p.Errors) == 1 && p.Errors[0].Field == "header.Idempotency-Key" {
+		return found // in a sale that asks no token the key is looked at first
 	}
 	if t.where != "" && (a.Status == 400 || a.Status == 422) && (p.Code == "invalid" || p.Code == "malformed") && !names(p, t.where) {
 		breach(negative, "answered %d, but does not name %s: %.200s", a.Status, t.where, a.Body)

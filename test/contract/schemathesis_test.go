@@ -65,8 +65,8 @@ func judgeConfig(d *contract.Document, hooks string) string {
 			expected = append(expected, "415")
 		}
 		fmt.Fprintf(&b, "[[operations]]\ninclude-operation-id = %q\nchecks.positive_data_acceptance.expected-statuses = [%s]\n", op.ID, strings.Join(expected, ", "))
-		if guarded(op) {
-			b.WriteString(`checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 415, 422, 428, 429, "5xx"]` + "\n")
+		if guarded(op) || op.ID == "buyInSale" { // a sale that is over says so before it looks at anything else
+			b.WriteString(`checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 409, 410, 412, 415, 422, 428, 429, "5xx"]` + "\n")
 		}
 	}
 	return b.String()

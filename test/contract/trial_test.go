@@ -405,6 +405,9 @@ func (c *campaign) wrongQuery(m *maker, t *trial) bool {
 		return true
 	}
 	p := pick(m, known)
+	if t.media == multipartType && t.op.Bodies["application/json"] == nil {
+		return false // an upload's form says the same, and goes before
+	}
 	t.where = "query." + p.Name
 	t.query = slices.DeleteFunc(t.query, func(q pair) bool { return q.name == p.Name })
 	switch m.IntN(4) {
@@ -466,7 +469,7 @@ func (c *campaign) wrongPath(m *maker, t *trial) bool {
 			continue
 		}
 		t.path[p.Name], t.check, t.how, t.where = v, negative, "no such id", ""
-		t.want = []int{400, 404, 405, 409, 410, 422} // 405: another operation's path
+		t.want = []int{400, 404, 405, 409, 410, 412, 422, 428} // 405: another operation's path
 		if p.Schema.Validate(v) == nil && !sealedPath(t.op, p.Name) {
 			t.want = nil
 			return false // names of one's own are no ids
@@ -538,6 +541,9 @@ func (c *campaign) wrongCaller(m *maker, t *trial) bool {
 		t.actor, t.want, t.how = visitor, []int{401}, "a token that is none"
 	case !slices.Contains(t.op.Roles, "customer") && m.one(2):
 		t.actor, t.want, t.how = customer, []int{403}, "not of the role"
+		if t.op.ID == "retireSigningKey" {
+			t.want = []int{401, 403} // an earlier request may have taken the key of his session out of use
+		}
 	default:
 		t.actor, t.want, t.how = visitor, []int{401}, "nobody"
 	}
