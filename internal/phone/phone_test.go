@@ -25,9 +25,9 @@ import (
 	"levee/internal/platform/job"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/once"
 	"levee/internal/platform/platformtest"
 	"levee/internal/platform/redis"
-	"levee/internal/platform/web"
 	"levee/internal/token"
 	"levee/internal/trail"
 )
@@ -82,7 +82,7 @@ func newHouse(t testing.TB, rates map[string]string, change ...func(*Deps)) *hou
 	t.Cleanup(func() { _ = sms.Close() })
 	sms.Now = clock.Now
 	ctx, dir := context.Background(), t.TempDir()
-	d := platformtest.DB(t, dir, o, event.Schema(), job.Schema(), web.Schema(), trail.Schema(), token.Schema(), identity.Schema(), Schema())
+	d := platformtest.DB(t, dir, o, event.Schema(), job.Schema(), once.Schema(), trail.Schema(), token.Schema(), identity.Schema(), Schema())
 	ids, err := id.Open(ctx, id.Config{Dir: filepath.Join(dir, "id")}, o)
 	must(err)
 	t.Cleanup(func() { must(ids.Close()) })
