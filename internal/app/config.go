@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -27,6 +26,7 @@ import (
 	"levee"
 	"levee/internal/admission"
 	"levee/internal/catalog"
+	"levee/internal/federation"
 	"levee/internal/gate"
 	"levee/internal/identity"
 	"levee/internal/lend"
@@ -107,6 +107,7 @@ type Config struct {
 	Trail       trail.Config
 	Identity    identity.Config
 	Phone       phone.Config
+	Federation  federation.Config
 	Catalog     catalog.Config
 	Order       order.Config
 	Payment     payment.Config
@@ -122,102 +123,6 @@ func (c *Config) distributed() bool { return c.Mode == "distributed" }
 
 // settledElsewhere are keys of the packages' Config that the house fills itself.
 var settledElsewhere = []string{"database.url", "database.run_twice", "database.read_replicas", "redis_server.url", "etcd.url", "node.version", "payment.public_url", "payment.sandbox.dir"}
-
-// Keys lists every key of the config file in order, with its type: what config.golden shows and what a typo is checked
-// against. Each secret has a second key, ending in _file, which names a file that holds it.
-func Keys() []string {
-	var keys []string
-	walk("", reflect.TypeFor[Config](), func(path string, t reflect.Type) {
-		keys = append(keys, path+" "+typeName(t))
-		if t == reflect.TypeFor[obs.Secret]() {
-			keys = append(keys, path+secretFile+" path")
-		}
-	})
-	return keys
-}
-
-// secretFile is the end of the key that names a secret's file, and secretFileMax the most bytes of such a file.
-const (
-	secretFile    = "_file"
-	secretFileMax = 4096
-)
-
-// readSecrets puts the contents of the files that are named into the secrets themselves; white space at their ends is not part of them.
-func readSecrets(k *koanf.Koanf) (err error) {
-	walk("", reflect.TypeFor[Config](), func(path string, t reflect.Type) {
-		name := k.String(path + secretFile)
-		if t != reflect.TypeFor[obs.Secret]() || !k.Exists(path+secretFile) || err != nil {
-			return
-		}
-		k.Delete(path + secretFile)
-		if name == "" { // as in a compose file, for a secret that there is none of
-			return
-		}
-		if k.String(path) != "" {
-			err = levee.E(levee.CodeInvalid, "%s and %s are both given: one of them is enough", path, path+secretFile)
-			return
-		}
-		f, e := os.Open(name)
-		if e != nil {
-			err = levee.E(levee.CodeInvalid, "the file that %s names cannot be read", path+secretFile).Because(e)
-			return
-		}
-		defer f.Close()
-		text, e := io.ReadAll(io.LimitReader(f, secretFileMax+1))
-		switch secret := strings.TrimSpace(string(text)); {
-		case e != nil:
-			err = levee.E(levee.CodeInvalid, "the file that %s names cannot be read", path+secretFile).Because(e)
-		case secret == "" || len(text) > secretFileMax:
-			err = levee.Invalid(path+secretFile, fmt.Sprintf("a file that holds the secret, of at most %d bytes", secretFileMax), name)
-		default:
-			err = k.Set(path, secret)
-		}
-	})
-	return err
-}
-
-func typeName(t reflect.Type) string {
-	switch t {
-	case reflect.TypeFor[time.Duration]():
-		return "duration"
-	case reflect.TypeFor[obs.Secret]():
-		return "secret"
-	}
-	return t.String()
-}
-
-func walk(prefix string, t reflect.Type, visit func(path string, t reflect.Type)) {
-	for i := range t.NumField() {
-		f := t.Field(i)
-		path := prefix + snake(f.Name)
-		switch {
-		case !f.IsExported() || slices.Contains(settledElsewhere, path) || f.Type.Kind() == reflect.Func || f.Type.Kind() == reflect.Interface:
-		case f.Type.Kind() == reflect.Struct:
-			walk(path+".", f.Type, visit)
-		default:
-			visit(path, f.Type)
-		}
-	}
-}
-
-// snake writes a field's name as a key: PayWithin is pay_within, HTTP is http, CORSOrigins is cors_origins.
-func snake(name string) string {
-	var b strings.Builder
-	for i, r := range name {
-		upper := r >= 'A' && r <= 'Z'
-		if upper && i > 0 {
-			before, after := name[i-1], byte(0)
-			if i+1 < len(name) {
-				after = name[i+1]
-			}
-			if before >= 'a' && before <= 'z' || before >= '0' && before <= '9' || after >= 'a' && after <= 'z' && after != 's' {
-				b.WriteByte('_')
-			}
-		}
-		b.WriteRune(r)
-	}
-	return strings.ToLower(b.String())
-}
 
 // ReadConfig reads a config file (none if path is empty) and the environment: LEVEE_SALE__HOLD_FOR=3s is sale.hold_for. Later
 // ones win. Unknown keys and values of a wrong type are CodeInvalid and name what is allowed.
@@ -277,11 +182,9 @@ func ReadConfig(path string, environ []string) (c Config, err error) {
 }
 
 // oneValue reports whether a key's commas in the environment are its own: addresses of several servers, and secrets.
-func oneValue(key string) (one bool) {
-	walk("", reflect.TypeFor[Config](), func(path string, t reflect.Type) {
-		one = one || path == key && (t.Kind() == reflect.String)
-	})
-	return one
+func oneValue(key string) bool {
+	t := typeOfKey(key)
+	return t != nil && t.Kind() == reflect.String
 }
 
 // fieldName finds the Go fields that the decoder names, to show them as keys.
@@ -292,7 +195,7 @@ func checkKeys(k *koanf.Koanf) error {
 	known := map[string]reflect.Type{}
 	walk("", reflect.TypeFor[Config](), func(path string, t reflect.Type) { known[path] = t })
 	for _, key := range k.Keys() {
-		if known[key] != nil {
+		if typeOfKey(key) != nil {
 			continue
 		}
 		best, far := "", len(key)/2+1
@@ -480,20 +383,27 @@ func (c Config) Show() string {
 
 func show(prefix string, v reflect.Value, visit func(path string, v reflect.Value)) {
 	t := v.Type()
-	var sections []int
+	var inner []int
 	for i := range t.NumField() {
 		f := t.Field(i)
 		path := prefix + snake(f.Name)
 		switch {
 		case !f.IsExported() || slices.Contains(settledElsewhere, path) || f.Type.Kind() == reflect.Func || f.Type.Kind() == reflect.Interface:
-		case f.Type.Kind() == reflect.Struct:
-			sections = append(sections, i)
+		case f.Type.Kind() == reflect.Struct || sections(f.Type):
+			inner = append(inner, i)
 		default:
 			visit(path, v.Field(i))
 		}
 	}
-	for _, i := range sections {
-		show(prefix+snake(t.Field(i).Name)+".", v.Field(i), visit)
+	for _, i := range inner {
+		path := prefix + snake(t.Field(i).Name) + "."
+		if !sections(t.Field(i).Type) {
+			show(path, v.Field(i), visit)
+			continue
+		}
+		for _, name := range slices.SortedFunc(slices.Values(v.Field(i).MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
+			show(path+name.String()+".", v.Field(i).MapIndex(name), visit)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"levee/internal/access"
 	"levee/internal/admission"
 	"levee/internal/catalog"
+	"levee/internal/federation"
 	"levee/internal/identity"
 	"levee/internal/lend"
 	"levee/internal/line"
@@ -42,28 +43,29 @@ func Schemas() []db.Schema { return schemas() }
 
 func schemas() []db.Schema {
 	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), once.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), phone.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
-		notify.Schema(), throttle.Schema(), access.Schema(), lock.Schema()}
+		notify.Schema(), throttle.Schema(), access.Schema(), federation.Schema(), lock.Schema()}
 }
 
 // Rooms of the house. Commands and tests reach them here.
 type Rooms struct {
-	Token     *token.Service
-	Trail     *trail.Service
-	Identity  *identity.Service
-	Phone     *phone.Service
-	Catalog   *catalog.Service
-	Order     *order.Service
-	Payment   *payment.Service
-	Admission *admission.Service
-	Tally     *tally.Service
-	Sale      *sale.Service
-	Plan      *plan.Service
-	Line      *line.Service
-	Notify    *notify.Service
-	Throttle  *throttle.Service
-	Access    *access.Service
-	Lend      *lend.Service
-	Ops       *ops.Service
+	Token      *token.Service
+	Trail      *trail.Service
+	Identity   *identity.Service
+	Phone      *phone.Service
+	Catalog    *catalog.Service
+	Order      *order.Service
+	Payment    *payment.Service
+	Admission  *admission.Service
+	Tally      *tally.Service
+	Sale       *sale.Service
+	Plan       *plan.Service
+	Line       *line.Service
+	Notify     *notify.Service
+	Throttle   *throttle.Service
+	Access     *access.Service
+	Federation *federation.Service
+	Lend       *lend.Service
+	Ops        *ops.Service
 	// Sandbox is the test provider, where it is enabled and runs inside this house.
 	Sandbox *payment.Sandbox
 }
@@ -100,6 +102,16 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		Key: b.phoneKey, PublicURL: publicURL, Shared: cfg.distributed()}); err != nil {
 		return nil, nil, err
 	}
+	if err := cfg.Federation.Validate(); err != nil {
+		return nil, nil, err
+	}
+	r.Federation = federation.New(federation.Deps{DB: b.db, Obs: b.obs, Identity: r.Identity, Trail: r.Trail, Config: cfg.Federation,
+		PublicURL: publicURL, OtherWayTx: func(ctx context.Context, tx *db.Tx, user levee.UserID) (bool, error) {
+			if has, err := r.Identity.HasPasswordTx(ctx, tx, user); has || err != nil {
+				return has, err
+			}
+			return r.Phone.SignsInTx(ctx, tx, user)
+		}})
 	r.Catalog = catalog.New(catalog.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Config: cfg.Catalog,
 		Audit: r.Trail.Tell, Bus: b.bus()})
 	if r.Order, err = order.Open(order.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Events: b.events, Jobs: b.jobs,
@@ -147,6 +159,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		{r.Token.Routes, nil, r.Token.Work, nil},
 		{r.Identity.Routes, nil, r.Identity.Work, nil},
 		{r.Phone.Routes, r.Phone.Jobs, r.Phone.Work, nil},
+		{r.Federation.Routes, nil, r.Federation.Work, nil},
 		{r.Catalog.Routes, nil, r.Catalog.Work, r.Catalog.Listeners},
 		{r.Order.Routes, nil, r.Order.Work, nil},
 		{r.Payment.Routes, nil, r.Payment.Work, nil},

@@ -127,15 +127,20 @@ type Token struct {
 	Subject string // 1 to 190 bytes
 	Name    string // as the claim has it, unchecked; "" without one
 	Expires time.Time
+	// Claims are all that it says, and Algorithm is the one that it is signed by: for who must check more than what is checked of every token.
+	Claims    map[string]any
+	Algorithm string
 }
 
 // Verify checks signature, issuer, audience and times. The error is one of package jwt (jwt.ErrTokenExpired for a token that was
 // good), or CodeUnavailable when the key set could not be read yet.
 func (f *Issuer) Verify(token string) (t Token, err error) {
 	c := jwt.MapClaims{}
-	if _, err := f.parser.ParseWithClaims(token, c, f.keyOf); err != nil {
+	parsed, err := f.parser.ParseWithClaims(token, c, f.keyOf)
+	if err != nil {
 		return t, err
 	}
+	t.Claims, t.Algorithm = c, parsed.Method.Alg()
 	t.Subject, _ = c["sub"].(string)
 	t.Name, _ = c[f.cfg.Name].(string)
 	exp, err := c.GetExpirationTime()

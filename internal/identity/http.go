@@ -180,6 +180,9 @@ type grantView struct {
 	RefreshToken string     `json:"refresh_token,omitempty" doc:"Good once; POST /v1/tokens/refresh gives the next"`
 }
 
+// GrantView is exported for answers that say more than a grant.
+type GrantView = grantView
+
 // GrantAnswer is what every way of signing in answers.
 type GrantAnswer struct {
 	SetCookie    string `header:"Set-Cookie"`

@@ -93,3 +93,10 @@ func (s *Service) SetHandlesTx(ctx context.Context, tx *db.Tx, u User, name, pho
 	}
 	return s.recordTx(ctx, tx, trail.Act{Action: action, Kind: levee.KindUser, Subject: int64(u.ID), Before: before, After: told()}, from)
 }
+
+// HasPasswordTx tells whether an account's owner can sign in by a password, within the caller's transaction. It asks for no right. CodeNotFound: there is
+// no such account.
+func (s *Service) HasPasswordTx(ctx context.Context, tx *db.Tx, user levee.UserID) (bool, error) {
+	row, err := readUser(ctx, tx.QueryRow, user)
+	return row.hash != "", err
+}

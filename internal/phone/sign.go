@@ -158,3 +158,11 @@ func (s *Service) bindTx(ctx context.Context, tx *db.Tx, number string, me levee
 	}
 	return false, putProof(ctx, tx, number, me, s.Obs.Clock())
 }
+
+// SignsInTx tells whether an account's owner can sign in by a code that is sent to him, within the caller's transaction. It asks for no right.
+func (s *Service) SignsInTx(ctx context.Context, tx *db.Tx, user levee.UserID) (bool, error) {
+	if s.sender == nil {
+		return false, nil
+	}
+	return hasProof(ctx, tx, user)
+}

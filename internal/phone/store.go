@@ -120,3 +120,10 @@ func putProof(ctx context.Context, tx *db.Tx, phone string, user levee.UserID, n
 	_, err := tx.Exec(ctx, `INSERT INTO phone_proof (phone, user_id, proven_at) VALUES (?, ?, ?)`, phone, int64(user), now.UnixMicro())
 	return err
 }
+
+// hasProof reports whether an account has proven a number.
+func hasProof(ctx context.Context, tx *db.Tx, user levee.UserID) (bool, error) {
+	var n int
+	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM phone_proof WHERE user_id = ?`, int64(user)).Scan(&n)
+	return n > 0, err
+}

@@ -83,6 +83,7 @@ var matrix = map[string]string{
 	"leaveSaleLine":      "401 404 404 404 404",
 
 	"endSession":  "401 404 ok 404 404",
+	"unlink":      "401 404 404 404 404", // one's own links alone, and this house has no third parties
 	"getUser":     "401 403 403 403 ok",
 	"disableUser": "401 403 403 403 ok",
 	"enableUser":  "401 403 403 403 ok",
@@ -206,6 +207,8 @@ func (s *scene) stage(op *contract.Operation) (values map[string]string, owner s
 		me := text(s.do(customer, "GET", "/v1/me", nil, 200)["name"])
 		g := s.do(visitor, "POST", "/v1/sessions", map[string]any{"name": me, "password": apptest.Password}, 201)
 		return one("id", text(g["session"].(map[string]any)["id"])), ""
+	case "me":
+		return one("provider", "nobody"), ""
 	case "users":
 		name := fmt.Sprintf("owner-%d", n)
 		c := s.house.NewCustomer(s.t, name)

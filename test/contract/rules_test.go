@@ -74,6 +74,10 @@ var rules = map[string][]string{
 	"putFile":             {`query\.(expires|signature|size)`},
 	"inventBuyers":        {`body\.buyers`},
 	"readNotices":         {`body\.up_to`},
+	"beginSignIn":         {`body\.(provider|return_to)`}, // the providers of this house; a local path
+	"beginLink":           {`body\.(provider|return_to)`},
+	"signInFederated":     {`body\.provider`},
+	"link":                {`body\.provider`},
 }
 
 // codes are refusals with a word of their own: the request was understood.

@@ -54,6 +54,18 @@ export async function signIn(name: string, password: string): Promise<Me> {
   return data as Me
 }
 
+/** Third parties through which one can sign in. */
+export async function listProviders(): Promise<S['FederationProviderView'][]> {
+  const { data } = await api.GET('/v1/providers')
+  return data!.items ?? []
+}
+
+/** Where to send the browser. It comes back to the shop's pages, which send it on to the console. */
+export async function beginSignIn(provider: string, to: string): Promise<string> {
+  const { data } = await api.POST('/v1/sign-in-attempts', { body: { provider, return_to: `/console${to}` } })
+  return data!.address
+}
+
 export async function signOut(): Promise<void> {
   try {
     await api.DELETE('/v1/sessions/{id}', { params: { path: { id: 'current' } } })

@@ -11,6 +11,8 @@ export type OrderEntry = Schemas['OrderEntryView']
 export type Payment = Schemas['PaymentView']
 export type User = Schemas['IdentityUserView']
 export type Session = Schemas['IdentitySessionView']
+export type Provider = Schemas['FederationProviderView']
+export type Link = Schemas['FederationLinkView']
 export type Ticket = Schemas['SaleTicketView']
 
 export type Sale = Schemas['SaleView']
@@ -218,6 +220,49 @@ export async function signInByPhone(phone: string, code: string, request: string
 /** Sets a new password with the one-time token of an administrator's link. */
 export async function resetPassword(token: string, password: string): Promise<void> {
   await api.POST('/v1/password-resets', { body: { token, password } })
+}
+
+// ---- Third parties ----
+
+/** What a third party put into the address to which it sent the browser back. */
+export interface Answer {
+  provider: string
+  state: string
+  code?: string
+  iss?: string
+  error?: string
+}
+
+export async function providers(): Promise<Provider[]> {
+  const { data } = await api.GET('/v1/providers')
+  return data!.items ?? []
+}
+
+/** Where to send the browser, to sign in or to link. It comes back to /sign-in/{provider}/callback. */
+export async function beginThrough(provider: string, returnTo: string, link: boolean): Promise<string> {
+  const { data } = await api.POST(link ? '/v1/me/link-attempts' : '/v1/sign-in-attempts', { body: { provider, return_to: returnTo } })
+  return data!.address
+}
+
+/** Ends a sign-in; returns where it leads. */
+export async function signInThrough(answer: Answer): Promise<{ user: User; returnTo: string }> {
+  const { data } = await api.POST('/v1/sessions/federated', { body: answer })
+  return { user: data!.user, returnTo: data!.return_to }
+}
+
+/** Ends a linking; returns where it leads. */
+export async function link(answer: Answer): Promise<{ link: Link; returnTo: string }> {
+  const { data } = await api.POST('/v1/me/links', { body: answer })
+  return { link: data!.link, returnTo: data!.return_to }
+}
+
+export async function links(): Promise<Link[]> {
+  const { data } = await api.GET('/v1/me/links')
+  return data!.items ?? []
+}
+
+export async function unlink(provider: string): Promise<void> {
+  await api.DELETE('/v1/me/links/{provider}', { params: { path: { provider } } })
 }
 
 export async function signOut(): Promise<void> {

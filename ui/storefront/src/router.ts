@@ -22,6 +22,7 @@ export const router = createRouter({
     { path: '/notices', component: () => import('./pages/NoticesPage.vue'), meta: { page: 'notices', account: true } },
     { path: '/account', component: () => import('./pages/AccountPage.vue'), meta: { page: 'account', account: true } },
     { path: '/sign-in', component: () => import('./pages/SignPage.vue'), props: { make: false }, meta: { page: 'sign-in' } },
+    { path: '/sign-in/:provider/callback', component: () => import('./pages/ReturnPage.vue'), props: true, meta: { page: 'return' } },
     { path: '/sign-up', component: () => import('./pages/SignPage.vue'), props: { make: true }, meta: { page: 'sign-up' } },
     { path: '/reset', component: () => import('./pages/ResetPage.vue'), meta: { page: 'reset' } },
     { path: '/:rest(.*)*', component: () => import('./pages/MissingPage.vue'), meta: { page: 'missing' } },

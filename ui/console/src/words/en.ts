@@ -39,7 +39,7 @@ const words = {
   again: { title: 'Your session has ended', what: 'Sign in again to go on. What is on the page stays.', other: 'Another account' },
   signIn: {
     title: 'Sign in', who: 'For those who run this house.', notOperator: 'This account may not use the console', notOperatorWhy: '{name} is signed in, but no role of this account opens anything here. An administrator can change that.',
-    asOther: 'Sign in as somebody else',
+    asOther: 'Sign in as somebody else', through: 'With {label}',
   },
   setup: {
     title: 'First administrator', what: 'This house has no administrator yet. Whoever started the program can make one.', codeHelp: 'The program printed it when it started. It is good once.', nameHelp: '2 to 40 letters, digits, dots, hyphens.',

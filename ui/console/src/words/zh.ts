@@ -41,7 +41,7 @@ export const zh: Words = {
   again: { title: '登录已失效', what: '请重新登录以继续，页面上的内容会保留。', other: '换一个账号' },
   signIn: {
     title: '登录', who: '供本站工作人员使用。', notOperator: '该账号不能使用控制台', notOperatorWhy: '{name} 已登录，但该账号的角色在这里没有可用的页面。管理员可以修改。',
-    asOther: '用其他账号登录',
+    asOther: '用其他账号登录', through: '使用{label}登录',
   },
   setup: {
     title: '首位管理员', what: '系统还没有管理员。启动程序的人可以创建一位。', codeHelp: '程序启动时打印的代码，只能使用一次。', nameHelp: '2 到 40 个字母、数字、点或连字符。',

@@ -51,6 +51,17 @@ export async function signInByPhone(phone: string, code: string, request: string
   entered(await house.signInByPhone(phone, code, request))
 }
 
+/** Ends a sign-in through a third party, or a linking; returns where it leads. */
+export async function comeBack(answer: house.Answer): Promise<{ returnTo: string; linked?: house.Link }> {
+  if (answer.state.startsWith('link')) {
+    const { link, returnTo } = await house.link(answer)
+    return { returnTo, linked: link }
+  }
+  const { user, returnTo } = await house.signInThrough(answer)
+  entered(user)
+  return { returnTo }
+}
+
 /** A session has begun: what others left here goes. */
 function entered(u: house.User): void {
   for (const start of owned)
