@@ -48,6 +48,8 @@ const (
 	CodeOutOfStock           Code = "out_of_stock"           // catalog: fewer on hand than asked for
 	CodeAlreadyPaid          Code = "already_paid"           //
 	CodePaymentDeadlineOver  Code = "payment_deadline_over"  //
+	CodeSecondFactor         Code = "second_factor_required" // factor: the sign-in goes on with a second factor; Data has the challenge
+	CodeStepUp               Code = "step_up_required"       // factor: prove yourself again first; Data has the methods
 )
 
 // Error is the one error type that crosses a room's wall. An error without a code is internal: logged in full, shown as

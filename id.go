@@ -41,13 +41,14 @@ const (
 	KindDelivery    Kind = 15
 	KindNotice      Kind = 16
 	KindToken       Kind = 17
+	KindPasskey     Kind = 21
 )
 
 var kindPrefix = [...]string{
 	KindUser: "usr", KindSession: "ses", KindProduct: "prd", KindSKU: "sku", KindPicture: "pic", KindSale: "sal",
 	KindReservation: "rsv", KindOrder: "ord", KindPayment: "pay", KindRefund: "rfd", KindJob: "job", KindEvent: "evt",
 	KindEntry: "ent", KindWebhook: "whk", KindDelivery: "dlv", KindNotice: "ntc",
-	KindToken: "tok",
+	KindToken: "tok", KindPasskey: "psk",
 }
 
 // Prefix returns the three letters that a public id of this kind begins with, or "" for an unknown kind.

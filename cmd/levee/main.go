@@ -40,6 +40,7 @@ type cli struct {
 	Events    eventsCmd    `cmd:"" help:"Show and manage its events and their listeners."`
 	Audit     auditCmd     `cmd:"" help:"Verify its audit trail."`
 	Keys      keysCmd      `cmd:"" help:"Show and roll the keys that sign its access tokens."`
+	Factors   factorsCmd   `cmd:"" help:"Take the second factors of an account away, for who is locked out."`
 	Doctor    doctorCmd    `cmd:"" help:"Examine the configuration, the database and every sale's books."`
 	Show      configCmd    `cmd:"" name:"config" help:"Show the configuration in force, secrets redacted."`
 	Ready     readyCmd     `cmd:"" help:"Ask the server on this machine whether it takes requests."`

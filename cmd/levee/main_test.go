@@ -23,6 +23,8 @@ func TestUse(t *testing.T) {
 		{"serve --help", 0, "one-time code", ""},
 		{"rehearse --help", 0, "audits", ""},
 		{"doctor --help", 0, "ledger", ""},
+		{"factors reset --help", 0, "stop the server first", ""},
+		{"factors reset nobody", 1, "", "no such user"},
 		{"version", 0, "levee", ""},
 		{"config", 0, "[sale]", ""},
 		{"config --keys", 0, "sale.hold_for duration", ""},

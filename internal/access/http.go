@@ -19,6 +19,8 @@ func (s *Service) Routes(srv *web.Server) {
 			Limit: limit.Write, BodyMax: 16 << 10, Errors: errs}
 		if method == "GET" {
 			r.Limit = limit.Read
+		} else {
+			r.Fresh = true
 		}
 		return r
 	}

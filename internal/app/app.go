@@ -89,6 +89,7 @@ func open(ctx context.Context, cfg Config, stderr io.Writer, serves bool) (a *Ap
 		Permits:      b.permits,
 		Authenticate: func(r *http.Request) (levee.Actor, error) { return a.Rooms.authenticate(r) },
 		Witness:      func(ctx context.Context, o web.Outcome) { a.Rooms.Trail.Witness(ctx, o) },
+		Fresh:        func(ctx context.Context, who levee.Actor) error { return a.Rooms.Factor.Fresh(ctx, who) },
 		Nodes:        web.Nodes{Keeper: a.keeper, Key: b.nodeKey},
 		ListKey:      b.listKey,
 		Exported:     func(ctx context.Context, list, query string) error { return b.exported(ctx, a.Rooms, list, query) },

@@ -60,6 +60,7 @@ type backends struct {
 	leaseKey  []byte
 	trailKey  []byte
 	phoneKey  []byte
+	factorKey []byte
 
 	// drivers tells which driver each part got, for the lines at start.
 	drivers [][2]string
@@ -326,6 +327,9 @@ func (b *backends) deriveKeys() (err error) {
 		return err
 	}
 	if b.phoneKey, err = secrets.derive("codes by SMS"); err != nil {
+		return err
+	}
+	if b.factorKey, err = secrets.derive("second factors at rest"); err != nil {
 		return err
 	}
 	if b.listKey, err = secrets.derive("cursors of lists"); err != nil {

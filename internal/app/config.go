@@ -26,6 +26,7 @@ import (
 	"levee"
 	"levee/internal/admission"
 	"levee/internal/catalog"
+	"levee/internal/factor"
 	"levee/internal/federation"
 	"levee/internal/gate"
 	"levee/internal/identity"
@@ -108,6 +109,7 @@ type Config struct {
 	Identity    identity.Config
 	Phone       phone.Config
 	Federation  federation.Config
+	Factor      factor.Config
 	Catalog     catalog.Config
 	Order       order.Config
 	Payment     payment.Config

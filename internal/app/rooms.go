@@ -9,6 +9,7 @@ import (
 	"levee/internal/access"
 	"levee/internal/admission"
 	"levee/internal/catalog"
+	"levee/internal/factor"
 	"levee/internal/federation"
 	"levee/internal/identity"
 	"levee/internal/lend"
@@ -42,7 +43,7 @@ import (
 func Schemas() []db.Schema { return schemas() }
 
 func schemas() []db.Schema {
-	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), once.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), phone.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
+	return []db.Schema{id.Schema(), event.Schema(), bridge.Schema(), job.Schema(), flow.Schema(), schedule.Schema(), once.Schema(), node.Schema(), trail.Schema(), token.Schema(), identity.Schema(), factor.Schema(), phone.Schema(), catalog.Schema(), order.Schema(), payment.Schema(), admission.Schema(), sale.Schema(), line.Schema(),
 		notify.Schema(), throttle.Schema(), access.Schema(), federation.Schema(), lock.Schema()}
 }
 
@@ -51,6 +52,7 @@ type Rooms struct {
 	Token      *token.Service
 	Trail      *trail.Service
 	Identity   *identity.Service
+	Factor     *factor.Service
 	Phone      *phone.Service
 	Catalog    *catalog.Service
 	Order      *order.Service
@@ -97,7 +99,12 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		return nil, nil, levee.Invalid("identity.foreign_issuer", "another than token.issuer", cfg.Identity.ForeignIssuer)
 	}
 	r.Identity = identity.New(identity.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Events: b.events,
-		Trail: r.Trail, Config: cfg.Identity, Tokens: r.Token, PublicURL: publicURL, Shared: cfg.distributed(), Permits: b.permits})
+		Trail: r.Trail, Config: cfg.Identity, Tokens: r.Token, PublicURL: publicURL, Shared: cfg.distributed(), Permits: b.permits,
+		Second: func(ctx context.Context, p identity.Proven) error { return r.Factor.Second(ctx, p) }})
+	if r.Factor, err = factor.New(factor.Deps{DB: b.db, IDs: b.ids, Sealer: b.sealer, Obs: b.obs, Limits: b.limits, Trail: r.Trail, Identity: r.Identity,
+		Permits: b.permits, Config: cfg.Factor, Key: b.factorKey, PublicURL: publicURL}); err != nil {
+		return nil, nil, err
+	}
 	if r.Phone, err = phone.New(phone.Deps{DB: b.db, Obs: b.obs, Limits: b.limits, Jobs: b.jobs, Identity: r.Identity, Trail: r.Trail, Config: cfg.Phone,
 		Key: b.phoneKey, PublicURL: publicURL, Shared: cfg.distributed()}); err != nil {
 		return nil, nil, err
@@ -158,6 +165,7 @@ func buildRooms(cfg *Config, b *backends, publicURL string) (r *Rooms, list []ro
 		{r.Trail.Routes, nil, r.Trail.Work, nil},
 		{r.Token.Routes, nil, r.Token.Work, nil},
 		{r.Identity.Routes, nil, r.Identity.Work, nil},
+		{r.Factor.Routes, nil, r.Factor.Work, nil},
 		{r.Phone.Routes, r.Phone.Jobs, r.Phone.Work, nil},
 		{r.Federation.Routes, nil, r.Federation.Work, nil},
 		{r.Catalog.Routes, nil, r.Catalog.Work, r.Catalog.Listeners},

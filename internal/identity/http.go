@@ -270,7 +270,7 @@ const anyAccount = allRoles
 
 // Routes adds the room's operations.
 func (s *Service) Routes(w *web.Server) {
-	web.Add(w, web.Route{Method: "POST", Path: "/v1/users", ID: "createUser", Tag: "accounts", Status: 201, Limit: limit.Write, InPerson: true,
+	web.Add(w, web.Route{Method: "POST", Path: "/v1/users", ID: "createUser", Tag: "accounts", Status: 201, Limit: limit.Write, Fresh: true,
 		Summary: "Sign up; an administrator may also give roles", BodyMax: 16 << 10, Errors: []int{409, 429, 503}},
 		func(ctx context.Context, in *signUpRequest) (*createdUser, error) {
 			user, err := s.newUser(in)

@@ -73,13 +73,13 @@ func (s *Service) adminRoutes(w *web.Server) {
 		return r
 	}
 	// What gives somebody a way in, or more rights, is not for a program's token.
-	inPerson := func(r web.Route) web.Route { r.InPerson = true; return r }
+	fresh := func(r web.Route) web.Route { r.Fresh = true; return r }
 	listing.Add(w, admin("GET", "/v1/users", "listUsers", "Accounts, newest first", 200), s.users, s.handleListUsers)
 	web.Add(w, admin("GET", "/v1/users/{id}", "getUser", "One account", 200, 404),
 		func(ctx context.Context, in *userPath) (*userAnswer, error) {
 			return s.onUser(in.ID, func(id levee.UserID) (User, error) { return s.ByID(ctx, id) })
 		})
-	web.Add(w, admin("POST", "/v1/users/{id}/disable", "disableUser", "Shut an account and end its sessions at once", 200, 404, 409),
+	web.Add(w, fresh(admin("POST", "/v1/users/{id}/disable", "disableUser", "Shut an account and end its sessions at once", 200, 404, 409)),
 		func(ctx context.Context, in *disableRequest) (*userAnswer, error) {
 			return s.onUser(in.ID, func(id levee.UserID) (User, error) {
 				return s.Disable(ctx, id, in.Body.Reason, from(ctx, in.UserAgent))
@@ -89,7 +89,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 		func(ctx context.Context, in *enableRequest) (*userAnswer, error) {
 			return s.onUser(in.ID, func(id levee.UserID) (User, error) { return s.Enable(ctx, id, from(ctx, in.UserAgent)) })
 		})
-	web.Add(w, inPerson(admin("PUT", "/v1/users/{id}/roles", "setRoles", "Give an account other roles; they act at once", 200, 404, 409)),
+	web.Add(w, fresh(admin("PUT", "/v1/users/{id}/roles", "setRoles", "Give an account other roles; they act at once", 200, 404, 409)),
 		func(ctx context.Context, in *rolesRequest) (*userAnswer, error) {
 			roles, err := s.parseRoles(in.Body.Roles)
 			if err != nil {
@@ -99,7 +99,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 				return s.SetRoles(ctx, id, roles, from(ctx, in.UserAgent))
 			})
 		})
-	web.Add(w, inPerson(admin("PUT", "/v1/users/{id}/password", "setPassword", "Give an account a new password and end its sessions", 204, 404, 503)),
+	web.Add(w, fresh(admin("PUT", "/v1/users/{id}/password", "setPassword", "Give an account a new password and end its sessions", 204, 404, 503)),
 		func(ctx context.Context, in *setPasswordRequest) (*struct{}, error) {
 			id, err := s.sealer.Open(levee.KindUser, in.ID)
 			if err != nil {

@@ -75,7 +75,7 @@ func (s *Service) personalRoutes(w *web.Server) {
 			return listing.Whole(views), nil
 		})
 	web.Add(w, web.Route{Method: "POST", Path: "/v1/me/tokens", ID: "createMyToken", Tag: "accounts", Status: 201, Limit: limit.Write, Roles: anyAccount,
-		InPerson: true, BodyMax: 16 << 10, Errors: []int{409}, Summary: "Make a personal access token for a program",
+		Fresh: true, BodyMax: 16 << 10, Errors: []int{409}, Summary: "Make a personal access token for a program",
 		Description: "It may be used for what its scopes cover, as far as your roles allow it when it is used. It is shown once."},
 		func(ctx context.Context, in *personalRequest) (*personalCreated, error) {
 			p, text, err := s.CreatePersonal(ctx, token.Personal{Name: in.Body.Name, Scopes: in.Body.Scopes, ExpiresAt: in.Body.ExpiresAt}, from(ctx, in.UserAgent))
@@ -168,7 +168,7 @@ func (s *Service) sessionAdminRoutes(w *web.Server) {
 			return nil, s.EndSessionOf(ctx, levee.UserID(user), session, from(ctx, in.UserAgent))
 		})
 	reset := admin("POST", "/v1/users/{id}/password-resets", "createPasswordReset", "Make a link with which an account's owner sets a new password", 201, 404, 409)
-	reset.InPerson = true
+	reset.Fresh = true
 	reset.Description = "The link is good once, for an hour; an earlier one is good no more."
 	web.Add(w, reset, func(ctx context.Context, in *enableRequest) (*resetCreated, error) {
 		user, err := s.sealer.Open(levee.KindUser, in.ID)

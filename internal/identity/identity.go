@@ -145,6 +145,8 @@ type Deps struct {
 	PublicURL string
 	// Permits are the house's permissions. Nil: as the code says.
 	Permits *permit.Table
+	// Second is asked before a session begins. Nil: one proof is enough.
+	Second Second
 }
 
 // Service is the room. Its methods may be called from any number of goroutines.
@@ -173,6 +175,7 @@ type Service struct {
 	scopeFault func(word string, roles levee.Roles) string
 	permits    *permit.Table
 	users      *listing.List[userView]
+	second     Second
 }
 
 // New builds the room. It panics on a Config that Validate refuses: app checks it before.
@@ -184,7 +187,7 @@ func New(d Deps) *Service {
 	m := newMetrics(d.Obs.Metrics)
 	s := &Service{
 		db: d.DB, ids: d.IDs, sealer: d.Sealer, log: d.Obs.Named("identity"), now: d.Obs.Clock, limits: d.Limits,
-		events: d.Events, trail: d.Trail, cfg: cfg, metrics: m, shared: d.Shared, publicURL: d.PublicURL,
+		events: d.Events, trail: d.Trail, second: d.Second, cfg: cfg, metrics: m, shared: d.Shared, publicURL: d.PublicURL,
 		hasher:  newHasher(cfg, d.Obs.Clock, m),
 		keys:    d.Tokens,
 		secrets: d.Tokens.Secrets(),

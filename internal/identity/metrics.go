@@ -8,7 +8,7 @@ import (
 
 // metrics counts what an operator needs to see in a login flood or when tokens start to fail.
 type metrics struct {
-	signIns   *prometheus.CounterVec // by result: ok, refused, limited, disabled
+	signIns   *prometheus.CounterVec // by result: ok, refused, limited, disabled, second_factor
 	refreshes *prometheus.CounterVec // by result: rotated, grace, refused, reused
 	checks    *prometheus.CounterVec // signature checks by result: ok, refused; cached verifications are not counted
 	hash      prometheus.Histogram

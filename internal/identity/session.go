@@ -85,7 +85,7 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 			renewed = "" // the next sign-in will do it
 		}
 	}
-	return s.begin(ctx, row, renewed, in.Kind, from)
+	return s.begin(ctx, row, renewed, "password", in.Kind, from)
 }
 
 // noteSignIn tells the trail how a sign-in ended. Of a name that nobody has it does not tell: it may be a password that was put into the
@@ -98,6 +98,8 @@ func (s *Service) noteSignIn(ctx context.Context, in SignIn, how string, row use
 	case "":
 		act.Action, act.After = "session.begun", map[string]string{"by": how}
 		ctx = levee.WithActor(ctx, levee.Actor{User: row.ID})
+	case levee.CodeSecondFactor: // the first was right
+		act.Action = "session.second_asked"
 	case levee.CodeTooManyRequests: // the account is shut to sign-ins for a while
 		act.Action, act.After = "session.shut_out", map[string]string{"name": levee.Shorten(in.Name, 40), "phone": handle.Mask(in.Phone)}
 	}
@@ -119,12 +121,24 @@ func signInResult(err error) string {
 		return "limited"
 	case levee.CodeForbidden:
 		return "disabled"
+	case levee.CodeSecondFactor:
+		return "second_factor"
 	}
 	return "refused"
 }
 
-// begin stores a session of an account whose holder has proven himself a moment ago, and makes its secret.
-func (s *Service) begin(ctx context.Context, row userRow, renewed string, kind SessionKind, from Origin) (Grant, error) {
+// begin begins a session of an account whose holder has proven himself a moment ago, unless he has to show a second factor.
+func (s *Service) begin(ctx context.Context, row userRow, renewed, how string, kind SessionKind, from Origin) (Grant, error) {
+	if s.second != nil && !row.Disabled {
+		if err := s.second(ctx, Proven{User: row.ID, Roles: row.Roles, How: how, Mark: token.Hash(row.hash)}); err != nil {
+			return Grant{}, err
+		}
+	}
+	return s.beginProven(ctx, row, renewed, kind, from)
+}
+
+// beginProven stores a session and makes its secret.
+func (s *Service) beginProven(ctx context.Context, row userRow, renewed string, kind SessionKind, from Origin) (Grant, error) {
 	id, err := s.ids.Next()
 	if err != nil {
 		return Grant{}, err

@@ -293,18 +293,9 @@ func (s *Service) ChangePassword(ctx context.Context, current, next obs.Secret, 
 	if next == current {
 		return 0, handle.Hidden("password", "different from the current one")
 	}
-	key := "user:" + s.sealer.Seal(levee.KindUser, int64(actor.User))
-	if err := s.limits.Allow(ctx, limit.SignInAccount, key).Err(); err != nil {
+	if err := s.ProvePassword(ctx, "current", current); err != nil {
 		return 0, err
 	}
-	ok, _, err := s.hasher.check(ctx, current.Reveal(), row.hash)
-	if err != nil {
-		return 0, err
-	}
-	if !ok {
-		return 0, handle.Hidden("current", "the current password")
-	}
-	s.limits.Refund(ctx, limit.SignInAccount, key)
 	return s.setPassword(ctx, row, next, actor.Session, "user.password_changed", from)
 }
 

@@ -6,6 +6,9 @@ import (
 	"levee"
 	"levee/internal/handle"
 	"levee/internal/platform/db"
+	"levee/internal/platform/limit"
+	"levee/internal/platform/obs"
+	"levee/internal/token"
 	"levee/internal/trail"
 )
 
@@ -67,7 +70,79 @@ func (s *Service) SignInProven(ctx context.Context, user levee.UserID, how strin
 	if err != nil {
 		return Grant{}, err
 	}
-	return s.begin(ctx, row, "", kind, from)
+	return s.begin(ctx, row, "", how, kind, from)
+}
+
+// Proven says that somebody has shown that an account is his, and how.
+type Proven struct {
+	User  levee.UserID
+	Roles levee.Roles
+	How   string // a word, such as "password"
+	// Mark changes when the account's password does.
+	Mark string
+}
+
+// Second is asked before each session that begins, however its holder came in. An error keeps it from beginning, and is what he is told:
+// CodeSecondFactor, with what he goes on with.
+type Second func(ctx context.Context, p Proven) error
+
+// SignInSecond begins a session of an account whose holder has shown another factor besides what p says, and asks Second no more. how is the word for both.
+// CodeUnauthenticated: the account's password changed since; CodeForbidden: the account is disabled.
+func (s *Service) SignInSecond(ctx context.Context, p Proven, how string, kind SessionKind, from Origin) (g Grant, err error) {
+	defer levee.Wrap(&err, "identity.SignInSecond(%d)", p.User)
+	row, err := readUser(db.Primary(ctx), s.db.QueryRow, p.User)
+	defer func() {
+		s.metrics.signIns.WithLabelValues(signInResult(err)).Inc()
+		s.noteSignIn(ctx, SignIn{}, how, row, err, from)
+	}()
+	if err != nil {
+		return Grant{}, err
+	}
+	if !same(token.Hash(row.hash), p.Mark) {
+		return Grant{}, levee.E(levee.CodeUnauthenticated, "sign in anew: the password was changed meanwhile")
+	}
+	return s.beginProven(ctx, row, "", kind, from)
+}
+
+// ProvePassword is nil when the password is that of the context's actor. CodeInvalid names the field when it is wrong, CodeTooManyRequests after too many
+// wrong ones.
+func (s *Service) ProvePassword(ctx context.Context, field string, password obs.Secret) error {
+	row, err := readUser(db.Primary(ctx), s.db.QueryRow, levee.ActorFrom(ctx).User)
+	if err != nil {
+		return err
+	}
+	if err := handle.BoundPassword(field, password.Reveal()); err != nil {
+		return err
+	}
+	key := "user:" + s.sealer.Seal(levee.KindUser, int64(row.ID))
+	if err := s.limits.Allow(ctx, limit.SignInAccount, key).Err(); err != nil {
+		return err
+	}
+	ok, _, err := s.hasher.check(ctx, password.Reveal(), row.hash)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return handle.Hidden(field, "the current password")
+	}
+	s.limits.Refund(ctx, limit.SignInAccount, key)
+	return nil
+}
+
+// HasPassword reports whether an account has one.
+func (s *Service) HasPassword(ctx context.Context, user levee.UserID) (bool, error) {
+	row, err := readUser(db.Primary(ctx), s.db.QueryRow, user)
+	return row.hash != "", err
+}
+
+// EndAllTx ends all sessions and personal access tokens of an account within the caller's transaction, who tells the trail, and returns how many were open.
+// It asks for no right.
+func (s *Service) EndAllTx(ctx context.Context, tx *db.Tx, user levee.UserID, why string) (ended int, err error) {
+	sessions, err := unendedSessions(ctx, tx.Query, user)
+	if err != nil {
+		return 0, err
+	}
+	return s.endTx(ctx, tx, sessions, why)
 }
 
 // ParsePhone reads a phone number as people of this house write it (Config.PhoneCountry) and returns it in E.164; CodeInvalid names the field.

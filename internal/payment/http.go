@@ -30,12 +30,12 @@ func (s *Service) Routes(srv *web.Server) {
 		listing.New[paymentView](listing.Spec{Name: "payments", Whole: true}), s.getPayments)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/refund", ID: "refundOrder", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "Give an order's money back", Description: "The order is refunding until the provider confirms.",
-		Roles: operators, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postOrderRefund)
+		Roles: operators, Fresh: true, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postOrderRefund)
 	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/payments/{id}", ID: "getPayment", Others: levee.OrdersOfOthers, Tag: "payments", Summary: "One payment",
 		Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getPayment)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/payments/{id}/refund", ID: "refundPayment", Others: levee.OrdersOfOthers, Tag: "payments",
 		Summary: "Give one payment's money back", Description: "For money whose return the provider refused before; otherwise refund the order.",
-		Roles: operators, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postPaymentRefund)
+		Roles: operators, Fresh: true, Status: 202, Limit: limit.Write, Idempotent: true, Errors: []int{401, 403, 404, 409, 422}}, s.postPaymentRefund)
 	srv.Raw(web.Route{Method: http.MethodPost, Path: "/v1/payment-notifications/{provider}", ID: "notifyPayment", Tag: "payments",
 		Summary: "For payment providers", Status: 200, BodyMax: maxForm, Errors: []int{400, 403, 404, 422},
 		Description: "A provider's signed notification. The answer is the one word success; with any other the provider sends it again. " +

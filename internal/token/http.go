@@ -20,10 +20,10 @@ func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/signing-keys", ID: "listSigningKeys", Tag: tag, Roles: levee.RoleAdministrator, Limit: limit.Read,
 		Errors: []int{503}, Summary: "The keys that sign access tokens, newest first"}, s.getKeys)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/signing-keys", ID: "rollSigningKey", Tag: tag, Status: 201, Roles: levee.RoleAdministrator,
-		Limit: limit.Write, InPerson: true, BodyMax: 4 << 10, Errors: []int{409, 503}, Summary: "Make the next key that signs access tokens",
+		Limit: limit.Write, Fresh: true, BodyMax: 4 << 10, Errors: []int{409, 503}, Summary: "Make the next key that signs access tokens",
 		Description: "It is published now and signs later, so that services that cache the key set know it by then; the one before stays known until its last token has expired."}, s.postKey)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/signing-keys/{kid}/retire", ID: "retireSigningKey", Tag: tag, Roles: levee.RoleAdministrator,
-		Limit: limit.Write, InPerson: true, BodyMax: 4 << 10, Errors: []int{404, 409, 503}, Summary: "Take a key out of use; another takes its place",
+		Limit: limit.Write, Fresh: true, BodyMax: 4 << 10, Errors: []int{404, 409, 503}, Summary: "Take a key out of use; another takes its place",
 		Description: "With withdraw, for a key that has leaked, whatever it signed is refused within a second on all nodes."}, s.retireKey)
 }
 

@@ -103,6 +103,8 @@ var matrix = map[string]string{
 	"grant":               "401 403 403 403 ok",
 	"revoke":              "401 403 403 403 ok",
 	"getLimit":            "401 403 403 403 ok",
+	"resetFactors":        "401 403 403 403 ok",
+	"removePasskey":       "401 404 404 404 404", // nobody has one
 
 	"getWebhook":     "401 403 403 ok ok",
 	"updateWebhook":  "401 403 403 ok ok",
@@ -193,6 +195,12 @@ func (s *scene) stage(op *contract.Operation) (values map[string]string, owner s
 		sku()
 		return one("id", s.picture()), ""
 	case "me":
+		switch op.ID {
+		case "removePasskey": // which takes an authenticator to make
+			return one("id", "psk_00000000000000000000000000"), ""
+		case "unlink":
+			return one("provider", "nobody"), ""
+		}
 		until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 		return one("id", text(s.do(customer, "POST", "/v1/me/tokens", map[string]any{"name": fmt.Sprintf("owner-%d", n), "scopes": []string{"listOrders"}, "expires_at": until}, 201)["id"])), ""
 	case "signing-keys":
@@ -207,8 +215,6 @@ func (s *scene) stage(op *contract.Operation) (values map[string]string, owner s
 		me := text(s.do(customer, "GET", "/v1/me", nil, 200)["name"])
 		g := s.do(visitor, "POST", "/v1/sessions", map[string]any{"name": me, "password": apptest.Password}, 201)
 		return one("id", text(g["session"].(map[string]any)["id"])), ""
-	case "me":
-		return one("provider", "nobody"), ""
 	case "users":
 		name := fmt.Sprintf("owner-%d", n)
 		c := s.house.NewCustomer(s.t, name)

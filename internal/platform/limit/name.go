@@ -28,6 +28,7 @@ const (
 	SMSDay
 	SMSAddress
 	SMSHouse
+	SecondFactor
 	Token
 	Route
 	Sale
@@ -99,6 +100,8 @@ var table = [nameCount]struct {
 	SMSDay:     {"sms_day", ByAccount, Rate{Count: 5, Per: 24 * time.Hour}, AwayClosed, false},
 	SMSAddress: {"sms_address", ByAddress, Rate{Count: 20, Per: time.Hour}, AwayClosed, true},
 	SMSHouse:   {"sms_house", ByHouse, Rate{Count: 5000, Per: 24 * time.Hour, Burst: 1000}, AwayClosed, false},
+	// Of six digits, three codes are good at a time: at this rate who has the password needs two years for an even chance.
+	SecondFactor: {"second_factor", ByAccount, Rate{Count: 5, Per: 15 * time.Minute}, AwayClosed, false},
 	// Brakes that an operator may pull: off until he does. They are charged beside the limit of the route, as one step with it.
 	Token: {"token", ByToken, Rate{}, AwayOpen, false},
 	Route: {"route", ByRoute, Rate{}, AwayOpen, false},

@@ -85,6 +85,8 @@ var statuses = map[levee.Code]int{
 	levee.CodeOutOfStock:           409,
 	levee.CodeAlreadyPaid:          409,
 	levee.CodePaymentDeadlineOver:  410,
+	levee.CodeSecondFactor:         401,
+	levee.CodeStepUp:               401,
 }
 
 // Status returns the status that a code is answered with; 500 for a code that the table does not have.

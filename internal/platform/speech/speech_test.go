@@ -15,7 +15,7 @@ import (
 
 // spoken are the packages whose texts a caller may be told: all rooms, the pipeline, and the parts that refuse on behalf of either. What the others
 // refuse is configuration, or reaches a caller as "internal error".
-var spoken = []string{"access", "admission", "catalog", "federation", "foreign", "handle", "identity", "lend", "line", "notify", "ops", "order", "payment", "phone", "plan", "sale", "tally", "terms", "throttle",
+var spoken = []string{"access", "admission", "catalog", "factor", "federation", "foreign", "handle", "identity", "lend", "line", "notify", "ops", "order", "payment", "phone", "plan", "sale", "tally", "terms", "throttle",
 	"platform/blob", "platform/body", "platform/event", "platform/job", "platform/limit", "platform/patch", "platform/push", "platform/schedule", "platform/web", "platform/when"}
 
 // texts returns the English formats of a package's error constructors: levee.E, levee.Invalid and the package's own refuse. What is put together from parts

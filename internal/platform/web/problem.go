@@ -29,7 +29,10 @@ func (c *call) problemFor(r *http.Request, err error) *problem.Details {
 	}
 	if p.Status == http.StatusUnauthorized {
 		challenge := `Bearer realm="levee"`
-		if r.Header["Authorization"] != nil {
+		switch {
+		case p.Code == string(levee.CodeStepUp):
+			challenge += `, error="insufficient_user_authentication"` // RFC 9470: the token is good
+		case r.Header["Authorization"] != nil && p.Code != string(levee.CodeSecondFactor):
 			challenge += `, error="invalid_token"`
 		}
 		p.SetHeader("WWW-Authenticate", challenge)

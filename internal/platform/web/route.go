@@ -34,6 +34,9 @@ type Route struct {
 	Roles levee.Roles
 	// InPerson keeps personal access tokens out, whatever their scope: for what only somebody who signed in may do.
 	InPerson bool
+	// Fresh is InPerson, and asks Parts.Fresh besides: for what is dangerous in the hands of who found an open session. Visitors pass, where
+	// they may use it at all.
+	Fresh bool
 	// Others is the ability that reaching a thing of somebody else takes, where the operation is about a thing that belongs to somebody. The
 	// room's rules ask for it; here it stands for who wants to know why he may not.
 	Others levee.Ability
@@ -204,6 +207,7 @@ func (s *Server) newRoute(r Route) *route {
 			panic(fmt.Sprintf("web: two operations are called %q", r.ID))
 		}
 	}
+	r.InPerson = r.InPerson || r.Fresh
 	rt := &route{Route: r, name: r.Method + " " + r.Path, bodyMax: r.BodyMax, timeout: r.Timeout, private: true}
 	if rt.bodyMax == 0 {
 		rt.bodyMax = s.cfg.BodyMax
@@ -295,6 +299,11 @@ func (s *Server) admit(c *call, r *http.Request) error {
 	}
 	if rt.Limit != limit.None && s.parts.Limits != nil {
 		if err := s.throttle(c, rt.Limit); err != nil {
+			return err
+		}
+	}
+	if rt.Fresh && c.actor.SignedIn() && s.parts.Fresh != nil {
+		if err := s.parts.Fresh(c, c.actor); err != nil {
 			return err
 		}
 	}

@@ -86,6 +86,8 @@ type Parts struct {
 	// Witness is told of each request of somebody who is signed in that was refused as forbidden, and of each that operators or
 	// administrators alone may send, that may change something, succeeded here and that no room told of (Told). Nil: nobody is told.
 	Witness func(ctx context.Context, o Outcome)
+	// Fresh is an error unless the actor has proven himself a moment ago; routes that are Fresh ask it. Nil: nobody is asked to.
+	Fresh func(ctx context.Context, a levee.Actor) error
 	// Permits says who may use which operation; the server adds its operations. Nil: as each Route says.
 	Permits *permit.Table
 	// Nodes is how requests reach the node that keeps what they are about. Without a Keeper every route is answered here.
@@ -331,7 +333,7 @@ func (s *Server) mustBeOpen(what string) {
 	}
 }
 
-// Routes lists the operations as lines "POST /v1/orders createOrder customer", sorted: for a golden file that shows each change
+// Routes lists the operations as lines "POST /v1/orders createOrder customer", with fresh at the end of those that are, sorted: for a golden file that shows each change
 // of who may do what.
 func (s *Server) Routes() []string {
 	var lines []string
@@ -340,6 +342,9 @@ func (s *Server) Routes() []string {
 		if r.Roles != 0 {
 			d, _, _ := s.parts.Permits.Find(cmp.Or(r.ID, r.name))
 			who = strings.Join(d.Default.Names(), ",")
+		}
+		if r.Fresh {
+			who += " fresh"
 		}
 		lines = append(lines, fmt.Sprintf("%s %s %s %s", r.Method, r.Path, r.ID, who))
 	}
