@@ -2,12 +2,12 @@ package access
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"levee"
 	"levee/internal/identity"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
 
@@ -95,20 +95,9 @@ func (s *Service) postRole(ctx context.Context, in *roleRequest) (*roleAnswer, e
 
 func (s *Service) answerRole(r Role, err error) (*roleAnswer, error) {
 	if err != nil {
-		return nil, inBody(err)
+		return nil, problem.InBody(err)
 	}
 	return &roleAnswer{s.viewRole(r)}, nil
-}
-
-// inBody puts "body." before the fields of an error about a request's body.
-func inBody(err error) error {
-	var e *levee.Error
-	if errors.As(err, &e) {
-		for i := range e.Fields {
-			e.Fields[i].Field = "body." + e.Fields[i].Field
-		}
-	}
-	return err
 }
 
 type rolePath struct {
@@ -192,7 +181,7 @@ type resourceAnswer struct{ Body resourceView }
 
 func (s *Service) putGrants(ctx context.Context, in *grantsRequest) (*resourceAnswer, error) {
 	r, err := s.Allow(ctx, in.Name, in.Body.Roles)
-	return s.answerResource(r, inBody(err))
+	return s.answerResource(r, problem.InBody(err))
 }
 
 func (s *Service) putGrant(ctx context.Context, in *grantPath) (*resourceAnswer, error) {
@@ -334,7 +323,7 @@ func (s *Service) postPolicy(ctx context.Context, in *policyRequest) (*importVie
 	p, err := s.ImportPolicy(ctx, in.Body.Policy, in.Body.DryRun,
 		identity.Origin{Address: web.ClientIP(ctx), Agent: in.UserAgent, RequestID: web.RequestID(ctx)})
 	if err != nil {
-		return nil, inBody(err)
+		return nil, problem.InBody(err)
 	}
 	out := &importView{}
 	b := &out.Body

@@ -2,7 +2,6 @@ package federation
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"levee/internal/platform/limit"
 	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
 
@@ -83,17 +83,6 @@ func from(ctx context.Context, agent string) Origin {
 	return Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
 }
 
-// inBody puts "body." before the fields of an error about a request's body.
-func inBody(err error) error {
-	var e *levee.Error
-	if errors.As(err, &e) {
-		for i := range e.Fields {
-			e.Fields[i].Field = "body." + e.Fields[i].Field
-		}
-	}
-	return err
-}
-
 type providerView struct {
 	Name  string `json:"name"`
 	Kind  string `json:"kind" enum:"oidc,wechat"`
@@ -119,7 +108,7 @@ type begunAnswer struct {
 func (s *Service) begun(ctx context.Context) func(Begun, error) (*begunAnswer, error) {
 	return func(b Begun, err error) (*begunAnswer, error) {
 		if err != nil {
-			return nil, inBody(err)
+			return nil, problem.InBody(err)
 		}
 		c := http.Cookie{Name: cookieName(ctx), Value: b.Browser.Reveal(), Path: "/", HttpOnly: true, Secure: web.SecureCookies(ctx),
 			SameSite: http.SameSiteStrictMode, MaxAge: int(attemptTTL.Seconds())}
@@ -163,7 +152,7 @@ type sessionAnswer struct {
 func (s *Service) postSession(ctx context.Context, in *finishRequest) (*sessionAnswer, error) {
 	got, err := s.SignIn(ctx, in.answer(ctx), from(ctx, in.UserAgent))
 	if err != nil {
-		return nil, inBody(err)
+		return nil, problem.InBody(err)
 	}
 	granted := s.Identity.Granted(ctx, got.Grant)
 	out := &sessionAnswer{SetCookie: granted.SetCookie, CacheControl: granted.CacheControl, Location: granted.Body.Session.Links.Self}
@@ -194,7 +183,7 @@ type linkedAnswer struct {
 func (s *Service) postLink(ctx context.Context, in *finishRequest) (*linkedAnswer, error) {
 	got, err := s.FinishLink(ctx, in.answer(ctx), from(ctx, in.UserAgent))
 	if err != nil {
-		return nil, inBody(err)
+		return nil, problem.InBody(err)
 	}
 	out := &linkedAnswer{Location: "/v1/me/links"}
 	out.Body.Link, out.Body.ReturnTo = viewLink(got.Link), got.ReturnTo

@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"levee/internal/platform/limit"
 	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
 
@@ -73,21 +73,6 @@ func givesCredentials(r *http.Request) bool {
 // from says where a request came from.
 func from(ctx context.Context, agent string) Origin {
 	return Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
-}
-
-// inBody puts "body." before the fields of an error about a request's body.
-func inBody(err error) error {
-	var e *levee.Error
-	if !errors.As(err, &e) || len(e.Fields) == 0 {
-		return err
-	}
-	named := *e
-	named.Fields = make([]levee.Field, len(e.Fields))
-	for i, f := range e.Fields {
-		f.Field = "body." + f.Field
-		named.Fields[i] = f
-	}
-	return named.Because(err)
 }
 
 type link struct {
@@ -275,7 +260,7 @@ func (s *Service) Routes(w *web.Server) {
 		func(ctx context.Context, in *signUpRequest) (*createdUser, error) {
 			user, err := s.newUser(in)
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			make := s.SignUp
 			if levee.ActorFrom(ctx).May(levee.AccountsCreate) {
@@ -283,7 +268,7 @@ func (s *Service) Routes(w *web.Server) {
 			}
 			u, err := make(ctx, user, from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			return s.created(u), nil
 		})
@@ -297,7 +282,7 @@ func (s *Service) Routes(w *web.Server) {
 			g, err := s.SignIn(ctx, SignIn{Name: in.Body.Name, Phone: in.Body.Phone, Password: obs.Secret(in.Body.Password), Kind: kind},
 				from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			a := s.Granted(ctx, g)
 			a.Location = a.Body.Session.Links.Self
@@ -362,7 +347,7 @@ func (s *Service) Routes(w *web.Server) {
 		func(ctx context.Context, in *passwordRequest) (*endedView, error) {
 			n, err := s.ChangePassword(ctx, obs.Secret(in.Body.Current), obs.Secret(in.Body.Password), from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			out := &endedView{}
 			out.Body.Ended = n
@@ -382,7 +367,7 @@ func (s *Service) Routes(w *web.Server) {
 			u, err := s.Setup(ctx, obs.Secret(in.Body.Code), NewUser{Name: in.Body.Name, Password: obs.Secret(in.Body.Password)},
 				from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			return s.created(u), nil
 		})

@@ -9,6 +9,7 @@ import (
 	"levee/internal/platform/limit"
 	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
 
@@ -93,7 +94,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 		func(ctx context.Context, in *rolesRequest) (*userAnswer, error) {
 			roles, err := s.parseRoles(in.Body.Roles)
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			return s.onUser(in.ID, func(id levee.UserID) (User, error) {
 				return s.SetRoles(ctx, id, roles, from(ctx, in.UserAgent))
@@ -105,7 +106,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 			if err != nil {
 				return nil, err
 			}
-			return nil, inBody(s.SetPassword(ctx, levee.UserID(id), obs.Secret(in.Body.Password), from(ctx, in.UserAgent)))
+			return nil, problem.InBody(s.SetPassword(ctx, levee.UserID(id), obs.Secret(in.Body.Password), from(ctx, in.UserAgent)))
 		})
 }
 
@@ -117,7 +118,7 @@ func (s *Service) onUser(public string, act func(id levee.UserID) (User, error))
 	}
 	u, err := act(levee.UserID(id))
 	if err != nil {
-		return nil, inBody(err)
+		return nil, problem.InBody(err)
 	}
 	return &userAnswer{Body: s.viewUser(u)}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"levee/internal/platform/limit"
 	"levee/internal/platform/listing"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 	"levee/internal/token"
 )
@@ -80,7 +81,7 @@ func (s *Service) personalRoutes(w *web.Server) {
 		func(ctx context.Context, in *personalRequest) (*personalCreated, error) {
 			p, text, err := s.CreatePersonal(ctx, token.Personal{Name: in.Body.Name, Scopes: in.Body.Scopes, ExpiresAt: in.Body.ExpiresAt}, from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			out := &personalCreated{CacheControl: "no-store"}
 			out.Body.PersonalView, out.Body.Token = s.viewPersonal(p), text.Reveal()
@@ -190,6 +191,6 @@ func (s *Service) sessionAdminRoutes(w *web.Server) {
 			out := &endedView{}
 			var err error
 			out.Body.Ended, err = s.ResetPassword(ctx, obs.Secret(in.Body.Token), obs.Secret(in.Body.Password), from(ctx, in.UserAgent))
-			return out, inBody(err)
+			return out, problem.InBody(err)
 		})
 }

@@ -4,22 +4,17 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-	"encoding/base64"
-	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/argon2"
 
 	"levee"
+	"levee/internal/handle"
 	"levee/internal/platform/obs"
 )
 
-const (
-	hashBytes = 32
-	saltBytes = 16
-)
+const saltBytes = 16
 
 // hasher makes and checks argon2id hashes, a bounded number at a time: each takes some 20 ms of a core and 19 MiB, so
 // without a bound a flood of sign-ins would take the machine.
@@ -40,10 +35,10 @@ func newHasher(cfg Config, now obs.Clock, m *metrics) *hasher {
 		slots: make(chan struct{}, cfg.HashesAtOnce), queue: int64(cfg.HashQueue), metrics: m, now: now,
 	}
 	var salt [saltBytes]byte
-	var sum [hashBytes]byte
+	var sum [handle.HashBytes]byte
 	rand.Read(salt[:]) // never fails
 	rand.Read(sum[:])
-	h.nobody = h.encode(salt[:], sum[:])
+	h.nobody = handle.Hash{Passes: h.passes, Memory: h.memory, Salt: salt[:], Sum: sum[:]}.String()
 	return h
 }
 
@@ -68,7 +63,7 @@ func (h *hasher) run(ctx context.Context, password string, salt []byte, passes, 
 	}
 	defer func() { <-h.slots }()
 	start := h.now()
-	sum := argon2.IDKey([]byte(password), salt, passes, memory, 1, hashBytes)
+	sum := argon2.IDKey([]byte(password), salt, passes, memory, 1, handle.HashBytes)
 	h.metrics.hash.Observe(h.now().Sub(start).Seconds())
 	return sum, nil
 }
@@ -81,13 +76,7 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return h.encode(salt[:], sum), nil
-}
-
-func (h *hasher) encode(salt, sum []byte) string {
-	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, h.memory, h.passes, b64.EncodeToString(salt),
-		b64.EncodeToString(sum))
+	return handle.Hash{Passes: h.passes, Memory: h.memory, Salt: salt[:], Sum: sum}.String(), nil
 }
 
 // check reports whether the password has this hash, and whether the hash should be made anew at today's cost. An empty
@@ -96,38 +85,14 @@ func (h *hasher) check(ctx context.Context, password, encoded string) (ok, stale
 	if encoded == "" {
 		encoded = h.nobody
 	}
-	passes, memory, salt, sum, err := parseHash(encoded)
+	stored, err := handle.ParseHash(encoded)
 	if err != nil {
 		return false, false, err
 	}
-	got, err := h.run(ctx, password, salt, passes, memory)
+	got, err := h.run(ctx, password, stored.Salt, stored.Passes, stored.Memory)
 	if err != nil {
 		return false, false, err
 	}
-	ok = subtle.ConstantTimeCompare(got, sum) == 1 && encoded != h.nobody
-	return ok, ok && (passes != h.passes || memory != h.memory), nil
-}
-
-// parseHash reads a hash in PHC form, with bounds on its cost, so that a damaged row cannot ask for a terabyte.
-func parseHash(encoded string) (passes, memory uint32, salt, sum []byte, err error) {
-	bad := func() (uint32, uint32, []byte, []byte, error) {
-		return 0, 0, nil, nil, levee.E(levee.CodeInternal, "a stored password hash cannot be read")
-	}
-	parts := strings.Split(encoded, "$")
-	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
-		return bad()
-	}
-	if n, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=1", &memory, &passes); n != 2 || err != nil ||
-		fmt.Sprintf("m=%d,t=%d,p=1", memory, passes) != parts[3] ||
-		memory < 8 || memory > 1_048_576 || passes < 1 || passes > 16 {
-		return bad()
-	}
-	b64 := base64.RawStdEncoding.Strict()
-	if salt, err = b64.DecodeString(parts[4]); err != nil || len(salt) < 8 || len(salt) > 64 {
-		return bad()
-	}
-	if sum, err = b64.DecodeString(parts[5]); err != nil || len(sum) != hashBytes {
-		return bad()
-	}
-	return passes, memory, salt, sum, nil
+	ok = subtle.ConstantTimeCompare(got, stored.Sum) == 1 && encoded != h.nobody
+	return ok, ok && (stored.Passes != h.passes || stored.Memory != h.memory), nil
 }

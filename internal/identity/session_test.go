@@ -283,9 +283,9 @@ func TestSignInTellsNothing(t *testing.T) {
 			t.Errorf("%q differs from %q", s, said[0])
 		}
 	}
-	passes, memory, _, _, err := parseHash(h.hasher.nobody)
-	if err != nil || passes != h.hasher.passes || memory != h.hasher.memory {
-		t.Errorf("nobody's hash costs %d × %d KiB (%v)", passes, memory, err)
+	nobody, err := handle.ParseHash(h.hasher.nobody)
+	if err != nil || nobody.Passes != h.hasher.passes || nobody.Memory != h.hasher.memory {
+		t.Errorf("nobody's hash costs %d × %d KiB (%v)", nobody.Passes, nobody.Memory, err)
 	}
 	_, err = h.SignIn(context.Background(), SignIn{Name: "gone", Password: goodPassword, Kind: SessionToken}, h.origin)
 	h.wantCode(err, levee.CodeForbidden) // only who knows the password learns that it is disabled

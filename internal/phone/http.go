@@ -2,13 +2,13 @@ package phone
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"levee"
 	"levee/internal/identity"
 	"levee/internal/platform/limit"
 	"levee/internal/platform/obs"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
 
@@ -68,21 +68,6 @@ func from(ctx context.Context, agent string) identity.Origin {
 	return identity.Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
 }
 
-// inBody puts "body." before the fields of an error about a request's body.
-func inBody(err error) error {
-	var e *levee.Error
-	if !errors.As(err, &e) || len(e.Fields) == 0 {
-		return err
-	}
-	named := *e
-	named.Fields = make([]levee.Field, len(e.Fields))
-	for i, f := range e.Fields {
-		f.Field = "body." + f.Field
-		named.Fields[i] = f
-	}
-	return named.Because(err)
-}
-
 // Routes adds the room's operations.
 func (s *Service) Routes(w *web.Server) {
 	const tag = "accounts"
@@ -100,7 +85,7 @@ func (s *Service) Routes(w *web.Server) {
 		func(ctx context.Context, in *askRequest) (*askedView, error) {
 			a, err := s.Ask(ctx, Purpose(in.Body.Purpose), in.Body.Phone, from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			out := &askedView{CacheControl: "no-store", Location: "/v1/sessions/phone"}
 			if Purpose(in.Body.Purpose) == ForBind {
@@ -120,7 +105,7 @@ func (s *Service) Routes(w *web.Server) {
 			}
 			g, err := s.SignIn(ctx, SignIn{Phone: in.Body.Phone, Code: in.Body.Code, Request: obs.Secret(in.Body.Request), Kind: kind}, from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			a := s.Identity.Granted(ctx, g)
 			a.Location = a.Body.Session.Links.Self
@@ -132,7 +117,7 @@ func (s *Service) Routes(w *web.Server) {
 		func(ctx context.Context, in *bindRequest) (*boundView, error) {
 			number, err := s.Bind(ctx, in.Body.Phone, in.Body.Code, obs.Secret(in.Body.Request), from(ctx, in.UserAgent))
 			if err != nil {
-				return nil, inBody(err)
+				return nil, problem.InBody(err)
 			}
 			out := &boundView{}
 			out.Body.Phone = number

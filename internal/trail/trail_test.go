@@ -106,14 +106,6 @@ func TestActsAreKeptWithWhatTheyTell(t *testing.T) {
 	if err != nil || more || len(list) != 1 || list[0].After != `{"a":1}` || list[0].Times != 1 || list[0].Seq != 0 || list[0].Actor != 7 {
 		t.Errorf("%+v, %v, %v", list, more, err)
 	}
-	for want, who := range map[levee.Code]levee.Actor{levee.CodeUnauthenticated: {}, levee.CodeForbidden: {User: 8, Roles: levee.RoleOperator}} {
-		ctx := levee.WithActor(t.Context(), who)
-		_, _, err := h.List(ctx, Filter{})
-		h.wantCode(err, want)
-		_, err = h.Verify(ctx, 0, Pin{})
-		h.wantCode(err, want)
-		h.wantCode(h.Export(ctx, 0, func(Line) error { return nil }), want)
-	}
 }
 
 func TestFilters(t *testing.T) {

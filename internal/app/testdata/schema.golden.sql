@@ -228,6 +228,82 @@ CREATE TABLE event_replay (
   payload TEXT NOT NULL
 );
 
+CREATE TABLE factor_account (
+  user_id INTEGER NOT NULL PRIMARY KEY,
+  totp VARCHAR(190) NOT NULL,
+  totp_at BIGINT NOT NULL,
+  totp_step BIGINT NOT NULL
+);
+
+CREATE TABLE factor_challenge (
+  hash VARCHAR(190) NOT NULL PRIMARY KEY,
+  purpose VARCHAR(190) NOT NULL,
+  user_id BIGINT NOT NULL,
+  session_id BIGINT NOT NULL,
+  how VARCHAR(190) NOT NULL,
+  mark VARCHAR(190) NOT NULL,
+  data TEXT NOT NULL,
+  expires_at BIGINT NOT NULL
+);
+
+CREATE INDEX factor_challenge_expiry ON factor_challenge (expires_at);
+
+CREATE INDEX factor_challenge_user ON factor_challenge (user_id, expires_at);
+
+CREATE TABLE factor_fresh (
+  session_id INTEGER NOT NULL PRIMARY KEY,
+  proven_at BIGINT NOT NULL
+);
+
+CREATE INDEX factor_fresh_proven ON factor_fresh (proven_at);
+
+CREATE TABLE factor_passkey (
+  id INTEGER NOT NULL PRIMARY KEY,
+  user_id BIGINT NOT NULL,
+  hash VARCHAR(190) NOT NULL,
+  name VARCHAR(190) NOT NULL,
+  credential TEXT NOT NULL,
+  sign_count BIGINT NOT NULL,
+  cloned_at BIGINT NOT NULL,
+  created_at BIGINT NOT NULL,
+  used_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX factor_passkey_hash ON factor_passkey (hash);
+
+CREATE INDEX factor_passkey_user ON factor_passkey (user_id, id);
+
+CREATE TABLE factor_recovery (
+  user_id BIGINT NOT NULL,
+  hash VARCHAR(190) NOT NULL,
+  PRIMARY KEY (user_id, hash)
+);
+
+CREATE TABLE federation_attempt (
+  state_hash   VARCHAR(190) NOT NULL PRIMARY KEY,
+  browser_hash VARCHAR(190) NOT NULL,
+  provider     VARCHAR(190) NOT NULL,
+  verifier     VARCHAR(190) NOT NULL,
+  nonce        VARCHAR(190) NOT NULL,
+  return_to    VARCHAR(600) NOT NULL,
+  link_session BIGINT       NOT NULL,
+  expires_at   BIGINT       NOT NULL
+);
+
+CREATE INDEX federation_attempt_expires ON federation_attempt (expires_at);
+
+CREATE TABLE federation_link (
+  issuer    VARCHAR(190) NOT NULL,
+  subject   VARCHAR(190) NOT NULL,
+  user_id   BIGINT       NOT NULL,
+  provider  VARCHAR(190) NOT NULL,
+  called    VARCHAR(190) NOT NULL,
+  linked_at BIGINT       NOT NULL,
+  PRIMARY KEY (issuer, subject)
+);
+
+CREATE UNIQUE INDEX federation_link_user ON federation_link (user_id, issuer);
+
 CREATE TABLE flow_joint (
   flow BIGINT NOT NULL,
   n INT NOT NULL,
@@ -787,6 +863,31 @@ CREATE INDEX payment_sandbox_trade_notify ON payment_sandbox_trade (notify_at);
 CREATE UNIQUE INDEX payment_sandbox_trade_out ON payment_sandbox_trade (out_trade_no);
 
 CREATE INDEX payment_sandbox_trade_pay ON payment_sandbox_trade (pay_at);
+
+CREATE TABLE phone_code (
+  phone      VARCHAR(190) NOT NULL,
+  purpose    VARCHAR(190) NOT NULL,
+  request    VARCHAR(190) NOT NULL,
+  user_id    BIGINT       NOT NULL,
+  hash       VARCHAR(190) NOT NULL,
+  sealed     VARCHAR(190) NOT NULL,
+  sending    SMALLINT     NOT NULL,
+  tries      SMALLINT     NOT NULL,
+  expires_at BIGINT       NOT NULL,
+  PRIMARY KEY (phone, purpose)
+);
+
+CREATE INDEX phone_code_expiry ON phone_code (expires_at);
+
+CREATE UNIQUE INDEX phone_code_request ON phone_code (request);
+
+CREATE TABLE phone_proof (
+  phone     VARCHAR(190) NOT NULL PRIMARY KEY,
+  user_id   BIGINT       NOT NULL,
+  proven_at BIGINT       NOT NULL
+);
+
+CREATE UNIQUE INDEX phone_proof_user ON phone_proof (user_id);
 
 CREATE TABLE sale_act (
   id INTEGER NOT NULL PRIMARY KEY,

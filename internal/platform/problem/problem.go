@@ -271,3 +271,18 @@ func Refuse(code levee.Code, field, allowed, given, format string, args ...any) 
 	e.Fields = []levee.Field{{Field: field, Allowed: allowed, Given: given}}
 	return e
 }
+
+// InBody returns err with "body." before the names of its fields: for an error of rules that know no HTTP, about what came in a request's body.
+func InBody(err error) error {
+	var e *levee.Error
+	if !errors.As(err, &e) || len(e.Fields) == 0 {
+		return err
+	}
+	named := *e
+	named.Fields = make([]levee.Field, len(e.Fields))
+	for i, f := range e.Fields {
+		f.Field = "body." + f.Field
+		named.Fields[i] = f
+	}
+	return named.Because(err)
+}

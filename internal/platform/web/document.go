@@ -36,7 +36,15 @@ func newDocument(title, version, publicURL string, namer func(reflect.Type, stri
 				"bytes of UTF-8 or for control characters, and the refusal says so.",
 		},
 		Components: &huma.Components{
-			Schemas:   huma.NewMapRegistry(schemaPrefix, namer),
+			Schemas: huma.NewMapRegistry(schemaPrefix, func(t reflect.Type, hint string) string {
+				switch t { // by their own names they would say nothing
+				case reflect.TypeFor[problem.Details]():
+					return "Problem"
+				case reflect.TypeFor[problem.Field]():
+					return "ProblemField"
+				}
+				return namer(t, hint)
+			}),
 			Responses: map[string]*huma.Response{},
 			SecuritySchemes: map[string]*huma.SecurityScheme{
 				"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT"},
