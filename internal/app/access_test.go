@@ -204,11 +204,11 @@ func TestObjectRules(t *testing.T) {
 			createPicture createSKU actOnSale duplicateSale reconcileSale inventBuyers rehearseSale pauseSchedule resumeSchedule runSchedule
 			adjustStock replayDelivery pingWebhook replayWebhook rotateSecret putFile pauseJobs setLimit changeSale voidReservation
 			changeRole removeRole setGrants grant revoke retireSigningKey getLimit`,
-		own:     `endSession revokeMyToken leaveLine leaveSaleLine getMyAdmission getMySaleEntry admitBuyer askChallenge joinSaleLine buyInSale`,
+		own:     `endSession revokeMyToken removePasskey unlink leaveLine leaveSaleLine getMyAdmission getMySaleEntry admitBuyer askChallenge joinSaleLine buyInSale`,
 		order:   `getOrder getOrderTimeline cancelOrder shipOrder completeOrder listPayments startPayment refundOrder`,
 		payment: `getPayment refundPayment`,
 		place:   `getReservation watchReservation giveUpReservation`,
-		account: `getUser disableUser enableUser setRoles setPassword getUserPermissions listUserSessions endUserSessions endUserSession createPasswordReset`,
+		account: `getUser disableUser enableUser setRoles setPassword getUserPermissions listUserSessions endUserSessions endUserSession createPasswordReset resetFactors`,
 	} {
 		for name := range strings.FieldsSeq(names) {
 			rows[name] = kind

@@ -6,6 +6,8 @@ package trail
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"log/slog"
 	"net/netip"
@@ -70,8 +72,8 @@ type Act struct {
 	// Kind and Subject say what it was done to; zero for nothing that has a public id.
 	Kind    levee.Kind
 	Subject int64
-	// Before and After are what changed, as values that encode to JSON of at most 4,000 bytes; nil for none. They must not
-	// hold a secret.
+	// Before and After are what changed, as values that encode to JSON; nil for none. Up to 4,000 bytes of it are kept whole; of more, the
+	// beginning, the length and the SHA-256. They must not hold a secret.
 	Before, After any
 	// Address and RequestID say where it came from; zero for those of the context's request.
 	Address   netip.Addr
@@ -184,10 +186,14 @@ func stateOf(v any) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(text) > maxState {
-		return "", levee.Invalid("audit state", "at most 4000 bytes of JSON", len(text))
+	if len(text) <= maxState {
+		return string(text), nil
 	}
-	return string(text), nil
+	// A long text must not keep anybody from his work: its beginning stands for it, and what the whole was can be checked.
+	sum := sha256.Sum256(text)
+	head := strings.ToValidUTF8(string(text[:maxState/2]), "")
+	text, err = json.Marshal(map[string]any{"cut_to": head, "bytes": len(text), "sha256": hex.EncodeToString(sum[:])})
+	return string(text), err
 }
 
 // List returns entries, newest first, and tells whether there are more.

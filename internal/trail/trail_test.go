@@ -2,6 +2,8 @@ package trail
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -98,13 +100,31 @@ func TestActsAreKeptWithWhatTheyTell(t *testing.T) {
 		}
 		return undone
 	}), levee.CodeConflict)
-	h.wantCode(h.Record(h.boss, Act{Action: "test.done", After: strings.Repeat("x", 5000)}), levee.CodeInvalid)
 	h.wantCode(h.Record(h.boss, Act{Action: "", After: "x"}), levee.CodeInvalid)
 	h.wantCode(h.Record(h.boss, Act{Action: strings.Repeat("x", 191)}), levee.CodeInvalid)
 	h.must(h.Record(h.boss, act))
 	list, more, err := h.List(h.boss, Filter{})
 	if err != nil || more || len(list) != 1 || list[0].After != `{"a":1}` || list[0].Times != 1 || list[0].Seq != 0 || list[0].Actor != 7 {
 		t.Errorf("%+v, %v, %v", list, more, err)
+	}
+}
+
+// A state that is too long is told by its beginning, its length and its hash: it keeps nobody from his work.
+func TestLongStates(t *testing.T) {
+	h := newHouse(t)
+	long := strings.Repeat("\u6c34\"", 5000)
+	h.must(h.Record(h.boss, Act{Action: "test.done", After: long}))
+	list, _, err := h.List(h.boss, Filter{})
+	h.must(err)
+	whole, _ := json.Marshal(long)
+	var told struct {
+		CutTo  string `json:"cut_to"`
+		Bytes  int
+		SHA256 string
+	}
+	if err := json.Unmarshal([]byte(list[0].After), &told); err != nil || len(list[0].After) > 2*maxState || told.Bytes != len(whole) ||
+		told.SHA256 != fmt.Sprintf("%x", sha256.Sum256(whole)) || len(told.CutTo) < 1000 || !strings.HasPrefix(string(whole), told.CutTo) {
+		t.Errorf("%d bytes of %d: %v, %.100s", len(list[0].After), len(whole), err, list[0].After)
 	}
 }
 

@@ -37,9 +37,11 @@ var rules = map[string][]string{
 	"signIn":              {`body\.(name|phone|password)`},         // one of name and phone
 	"askPhoneCode":        {`body\.phone`},                         // a number, of a country that codes are sent to
 	"signInByPhone":       {`body\.phone`},
-	"bindPhone":           {`body\.(phone|code)`}, // the code that was sent there
-	"setRoles":            {`body\.roles.*`},      // some of those that there are
-	"disableUser":         {`body\.reason`},       // one line
+	"bindPhone":           {`body\.(phone|code)`},                             // the code that was sent there
+	"signInSecond":        {`body\.(code|recovery_code|assertion|challenge)`}, // one of the three, and right
+	"stepUp":              {`body\.(password|code|assertion)`},
+	"setRoles":            {`body\.roles.*`}, // some of those that there are
+	"disableUser":         {`body\.reason`},  // one line
 	"createSale":          {saleTerms},
 	"changeSale":          {saleTerms},
 	"duplicateSale":       {saleTerms},

@@ -527,7 +527,8 @@ func (c *campaign) wrongAccept(m *maker, t *trial) bool {
 }
 
 // givesCredentials are operations that do not look at the Authorization header, where clients often leave the very token that they come to replace.
-var givesCredentials = map[string]bool{"signIn": true, "refreshToken": true, "setUp": true, "resetPassword": true}
+var givesCredentials = map[string]bool{"signIn": true, "refreshToken": true, "setUp": true, "resetPassword": true, "signInByPhone": true,
+	"signInFederated": true, "signInSecond": true, "enrolAtSignIn": true}
 
 func (c *campaign) wrongCaller(m *maker, t *trial) bool {
 	t.check = noAuth
