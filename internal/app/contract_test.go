@@ -20,24 +20,28 @@ import (
 	"levee/internal/app/apptest"
 )
 
-// TestAPIDoc runs each example of docs/api.md, in their order, against a house. A block http holds a request, an empty line, the body if there is one and
+// TestAPIDoc runs each example of the documents, in their order, against a house. A block http holds a request, an empty line, the body if there is one and
 // another empty line, then the answer: its status, headers that it must have, and JSON of which every member must be there. {name} stands for what an answer has
 // shown in that place before, or shows now for the first time; … for anything.
 func TestAPIDoc(t *testing.T) {
-	doc, err := os.ReadFile("../../docs/api.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := apptest.Start(t)
-	known := map[string]string{"operator": h.Operator.Token, "customer": h.Customer.Token, "administrator": administrator(t, h).Token}
-	blocks := regexp.MustCompile("(?s)```http\n(.*?)\n```").FindAllSubmatch(doc, -1)
-	if len(blocks) < 20 {
-		t.Fatalf("only %d examples were found", len(blocks))
-	}
-	for _, b := range blocks {
-		if !runExample(t, h, string(b[1]), known) {
-			return // those that follow build on it
-		}
+	for name, least := range map[string]int{"api.md": 25, "from-drf.md": 9} {
+		t.Run(name, func(t *testing.T) {
+			doc, err := os.ReadFile("../../docs/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := apptest.Start(t, func(c *app.Config) { c.HTTP.CORSOrigins = []string{"https://app.example"} })
+			known := map[string]string{"operator": h.Operator.Token, "customer": h.Customer.Token, "administrator": administrator(t, h).Token, "password": apptest.Password}
+			blocks := regexp.MustCompile("(?s)```http\n(.*?)\n```").FindAllSubmatch(doc, -1)
+			if len(blocks) < least {
+				t.Fatalf("only %d examples were found", len(blocks))
+			}
+			for _, b := range blocks {
+				if !runExample(t, h, string(b[1]), known) {
+					return // those that follow build on it
+				}
+			}
+		})
 	}
 }
 

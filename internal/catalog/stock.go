@@ -61,6 +61,9 @@ func (s *Service) adjustTx(ctx context.Context, tx *db.Tx, sku levee.SKUID, delt
 	if err := refuse("note", allowed, note); err != nil {
 		return 0, err
 	}
+	if len(kept) > MaxRef { // it is the movement's reference
+		return 0, levee.Invalid("note", fmt.Sprintf("at most %d bytes", MaxRef), shown(kept))
+	}
 	if err := s.AdjustTx(ctx, tx, sku, delta, ReasonAdjust, kept); err != nil {
 		return 0, err
 	}

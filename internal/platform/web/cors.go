@@ -35,6 +35,7 @@ func (s *Server) cors(c *call, r *http.Request) (answered bool) {
 		return false
 	}
 	h["Access-Control-Allow-Methods"] = []string{strings.Join(allowed, ", ")}
+	h["Allow"] = h["Access-Control-Allow-Methods"]
 	h["Access-Control-Allow-Headers"] = corsHeaders
 	h["Access-Control-Max-Age"] = corsMaxAge
 	h.Add("Vary", "Access-Control-Request-Method, Access-Control-Request-Headers")
