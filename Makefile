@@ -78,7 +78,7 @@ bench: build ## Measure, each figure beside its limit in one run, and write docs
 bench-distributed: build ## Measure nodes on MariaDB and Redis; PEERS='-peer NAME=FOLDER' drives other programs beside them (docs/performance.md)
 	go run ./test/bench -tier distributed -write docs/performance.md $(PEERS)
 
-PEERS_OF ?= ids locks cache limits jobs
+PEERS_OF ?= ids locks cache limits jobs api
 bench-peers: ## Measure the foundations beside the libraries that others pick, one after another (PEERS_OF='ids locks'), and write their pages
 	@for part in $(PEERS_OF); do (cd test/peers && go run ./$$part -write ../../docs/$$part.md) || exit 1; done
 
