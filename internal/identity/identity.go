@@ -48,8 +48,8 @@ type Config struct {
 	// 1 to 16. Hashes made with another cost are renewed at the next sign-in.
 	HashMemory int
 	HashTime   int
-	// HashesAtOnce bounds how many passwords are hashed at one time (memory is HashesAtOnce × HashMemory): default twice
-	// the cores, allowed 1 to 256. HashQueue callers wait, the others get CodeUnavailable: default 64, allowed 1 to 10,000.
+	// HashesAtOnce bounds how many passwords are hashed at one time (memory is HashesAtOnce × HashMemory): default half of the cores, which leaves
+	// the others to everybody else; allowed 1 to 256. HashQueue callers wait, the others get CodeUnavailable: default 64, allowed 1 to 10,000.
 	HashesAtOnce int
 	HashQueue    int
 	// ForeignIssuer is the iss of another shop's JWTs that are accepted as bearer tokens; their sub becomes a customer's account at
@@ -77,7 +77,7 @@ func (c Config) withDefaults() Config {
 	set(&c.PhoneCountry, "86")
 	set(&c.HashMemory, 19_456)
 	set(&c.HashTime, 2)
-	set(&c.HashesAtOnce, 2*runtime.GOMAXPROCS(0))
+	set(&c.HashesAtOnce, max(1, runtime.GOMAXPROCS(0)/2))
 	set(&c.HashQueue, 64)
 	return c
 }

@@ -14,8 +14,6 @@ import (
 	"levee/internal/platform/obs"
 )
 
-const saltBytes = 16
-
 // hasher makes and checks argon2id hashes, a bounded number at a time: each takes some 20 ms of a core and 19 MiB, so
 // without a bound a flood of sign-ins would take the machine.
 type hasher struct {
@@ -34,12 +32,25 @@ func newHasher(cfg Config, now obs.Clock, m *metrics) *hasher {
 		memory: uint32(cfg.HashMemory), passes: uint32(cfg.HashTime),
 		slots: make(chan struct{}, cfg.HashesAtOnce), queue: int64(cfg.HashQueue), metrics: m, now: now,
 	}
-	var salt [saltBytes]byte
+	var salt [16]byte
 	var sum [handle.HashBytes]byte
 	rand.Read(salt[:]) // never fails
 	rand.Read(sum[:])
 	h.nobody = handle.Hash{Passes: h.passes, Memory: h.memory, Salt: salt[:], Sum: sum[:]}.String()
 	return h
+}
+
+// room returns the error of run when it would shed just now: so that in a flood nothing else is done first.
+func (h *hasher) room() error {
+	if len(h.slots) == cap(h.slots) && h.waiting.Load() >= h.queue {
+		return h.shed()
+	}
+	return nil
+}
+
+func (h *hasher) shed() error {
+	h.metrics.shed.Inc()
+	return levee.E(levee.CodeUnavailable, "too many sign-ins at this moment").After(2 * time.Second)
 }
 
 // run does one hash when it is its turn: at once, after waiting, or never (CodeUnavailable with RetryAfter) when too many
@@ -50,8 +61,7 @@ func (h *hasher) run(ctx context.Context, password string, salt []byte, passes, 
 	default:
 		if h.waiting.Add(1) > h.queue {
 			h.waiting.Add(-1)
-			h.metrics.shed.Inc()
-			return nil, levee.E(levee.CodeUnavailable, "too many sign-ins at this moment").After(2 * time.Second)
+			return nil, h.shed()
 		}
 		select {
 		case h.slots <- struct{}{}:
@@ -70,7 +80,7 @@ func (h *hasher) run(ctx context.Context, password string, salt []byte, passes, 
 
 // hash returns the password's hash in PHC form ($argon2id$v=19$m=…,t=…,p=1$salt$sum).
 func (h *hasher) hash(ctx context.Context, password string) (string, error) {
-	var salt [saltBytes]byte
+	var salt [16]byte
 	rand.Read(salt[:]) // never fails
 	sum, err := h.run(ctx, password, salt[:], h.passes, h.memory)
 	if err != nil {

@@ -60,6 +60,9 @@ func (s *Service) SignIn(ctx context.Context, in SignIn, from Origin) (g Grant, 
 	} else if phone, err = handle.ParsePhone("phone", in.Phone, s.cfg.PhoneCountry); err != nil {
 		return Grant{}, err
 	}
+	if err := s.hasher.room(); err != nil {
+		return Grant{}, err
+	}
 	account := key + phone // a name never begins with '+', so the two never meet
 	if err := s.limits.Allow(ctx, limit.SignInAccount, account).Err(); err != nil {
 		return Grant{}, err

@@ -11,7 +11,7 @@ import (
 )
 
 func embeddedRows(ctx context.Context) (rows []row, err error) {
-	if *part != "http" {
+	if *part == "all" || *part == "engine" {
 		if rows, err = insideRows(ctx); err != nil {
 			return nil, err
 		}
@@ -22,11 +22,18 @@ func embeddedRows(ctx context.Context) (rows []row, err error) {
 			return nil, err
 		}
 		defer h.stop()
-		over, err := h.rows(ctx)
+		if *part != "flood" {
+			over, err := h.rows(ctx)
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, over...)
+		}
+		beside, err := h.floodRows(ctx)
 		if err != nil {
 			return nil, err
 		}
-		rows = append(rows, over...)
+		rows = append(rows, beside...)
 	}
 	return rows, nil
 }
@@ -92,8 +99,10 @@ func (h *house) enter() error {
 		if h.call("GET", "/v1/sales?live=true", nil, &list) != nil {
 			continue
 		}
-		if len(list.Items) == 3 {
-			h.sale = list.Items[2].ID
+		for _, s := range list.Items {
+			if s.Phase == "open" {
+				h.sale = s.ID
+			}
 		}
 	}
 	return nil

@@ -25,7 +25,7 @@ var (
 	binary   = flag.String("levee", "bin/levee", "the built program")
 	page     = flag.String("write", "", "write the table into this page, between its two marks")
 	tier     = flag.String("tier", "embedded", "what to measure: embedded, distributed, or peers alone")
-	part     = flag.String("part", "all", "which part of it: all, engine or http")
+	part     = flag.String("part", "all", "which part of it: all, engine or http; embedded also flood, sign-ins beside reads")
 	seconds  = flag.Int("seconds", 5, "length of each timed part")
 	small    = flag.Bool("small", false, "distributed: a tenth of the work, to see that all of it runs; the figures mean nothing")
 	constant = flag.String("constant", "", "serve a constant on this address instead (the limit that refusals are set beside)")
