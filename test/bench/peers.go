@@ -332,18 +332,18 @@ func (l *levee) judge(_, status int, body []byte) string {
 // orders walks the operator's list of the sale's orders, which is read from SQL.
 func (l *levee) orders(context.Context) (map[string]int, error) {
 	found := map[string]int{}
-	for after := ""; ; {
+	for cursor := ""; ; {
 		var page struct {
 			Items []struct{ ID string }
 			Next  string
 		}
-		if err := l.call("GET", "/v1/orders?limit=100&sale="+l.crowd.sale+"&after="+after, nil, &page); err != nil {
+		if err := l.call("GET", "/v1/orders?limit=100&sale="+l.crowd.sale+cursor, nil, &page); err != nil {
 			return nil, err
 		}
 		for _, o := range page.Items {
 			found[o.ID]++
 		}
-		if after = page.Next; after == "" {
+		if cursor = "&cursor=" + page.Next; page.Next == "" {
 			return found, nil
 		}
 	}

@@ -207,18 +207,18 @@ func (s *scene) export(b *book) error {
 
 // allOrders walks the list of the sale's orders.
 func (s *scene) allOrders(b *book) error {
-	for after := ""; ; {
+	for cursor := ""; ; {
 		var page struct {
 			Items []struct{ ID, State string }
 			Next  string
 		}
-		if err := s.get("/v1/orders?limit=100&sale="+b.id+"&after="+after, &page); err != nil {
+		if err := s.get("/v1/orders?limit=100&sale="+b.id+cursor, &page); err != nil {
 			return err
 		}
 		for _, o := range page.Items {
 			b.orders[o.ID] = o.State
 		}
-		if after = page.Next; after == "" {
+		if cursor = "&cursor=" + page.Next; page.Next == "" {
 			return nil
 		}
 	}

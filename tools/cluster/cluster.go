@@ -193,16 +193,16 @@ func (c *cluster) accounts() (accounts map[string]string, err error) {
 // openSale returns the sale of the demonstration that is open.
 func (c *cluster) openSale(ctx context.Context) (string, error) {
 	var list struct {
-		Sales []struct{ ID, Phase string }
+		Items []struct{ ID, Phase string }
 	}
 	if err := get(ctx, "http://"+c.address+"/v1/sales", &list); err != nil {
 		return "", err
 	}
-	at := slices.IndexFunc(list.Sales, func(s struct{ ID, Phase string }) bool { return s.Phase == "open" })
+	at := slices.IndexFunc(list.Items, func(s struct{ ID, Phase string }) bool { return s.Phase == "open" })
 	if at < 0 {
 		return "", errors.New("no sale of the demonstration is open")
 	}
-	return list.Sales[at].ID, nil
+	return list.Items[at].ID, nil
 }
 
 // stop stops what runs, the load balancer first and the servers last.
