@@ -126,14 +126,15 @@ process.on('exit', () => {
 })
 
 export class House {
-  static async start(config = {}) {
+  /** Passkeys need a host that is a name: localhost is one. */
+  static async start(config = {}, host = '127.0.0.1') {
     if (!existsSync(program)) throw new Error(`${program} is not built: make build`)
     const h = new House()
     folders.add((h.dir = await mkdtemp(join(tmpdir(), 'levee-browser-'))))
     h.port = await freePort()
-    h.base = `http://127.0.0.1:${h.port}`
+    h.base = `http://${host}:${h.port}`
     const clean = Object.entries(process.env).filter(([k]) => !k.startsWith('LEVEE_')) // the caller's own house is not this one
-    h.env = { ...Object.fromEntries(clean), ...Object.fromEntries(environ(merged(quick, config))) }
+    h.env = { ...Object.fromEntries(clean), ...Object.fromEntries(environ(merged(merged(quick, config), host === '127.0.0.1' ? {} : { http: { public_url: h.base } }))) }
     await h.run()
     h.visitor = new Api(h.base)
     const code = /\(POST \/v1\/setup\): (\S+)/.exec(h.said)?.[1]

@@ -1,5 +1,5 @@
 // Every call to the server, under the names that pages use. Types come from the server's own description of itself.
-import { api, problemOf, Problem, type components, type paths } from '@levee/shared'
+import { api, makePasskey, problemOf, Problem, rememberReturn, usePasskey, type components, type paths } from '@levee/shared'
 import { toRaw } from 'vue'
 import { ask, session, type Me } from './session'
 
@@ -54,6 +54,15 @@ export async function signIn(name: string, password: string): Promise<Me> {
   return data as Me
 }
 
+/** Goes on with a sign-in that waits for a second factor. Like signIn it does not go through ask. */
+export async function signInSecond(answer: Omit<S['SignInSecondRequest'], 'cookie'>): Promise<Me> {
+  await api.POST('/v1/sessions/second-factor', { body: { ...answer, cookie: true } })
+  const { data } = await api.GET('/v1/me')
+  return data as Me
+}
+/** The secret of an application, for a sign-in that waits until one is set up. Its first code goes on with the sign-in. */
+export const enrolAtSignIn = (challenge: string) => of(() => api.POST('/v1/sessions/second-factor/enrolment', { body: { challenge } }))
+
 /** Third parties through which one can sign in. */
 export async function listProviders(): Promise<S['FederationProviderView'][]> {
   const { data } = await api.GET('/v1/providers')
@@ -63,6 +72,7 @@ export async function listProviders(): Promise<S['FederationProviderView'][]> {
 /** Where to send the browser. It comes back to the shop's pages, which send it on to the console. */
 export async function beginSignIn(provider: string, to: string): Promise<string> {
   const { data } = await api.POST('/v1/sign-in-attempts', { body: { provider, return_to: `/console${to}` } })
+  rememberReturn(`/console${to}`)
   return data!.address
 }
 
@@ -201,6 +211,8 @@ export const listUserSessions = (id: string) => of(() => api.GET('/v1/users/{id}
 export const endUserSession = (id: string, session: string) => done(() => api.DELETE('/v1/users/{id}/sessions/{session}', { params: { path: { id, session } } }))
 /** Ends all sessions and personal access tokens of an account. */
 export const endUserSessions = (id: string) => of(() => api.DELETE('/v1/users/{id}/sessions', at(id))).then((b) => b.sessions_ended)
+/** Takes the second factors of another account away and ends its sessions and tokens. */
+export const resetFactors = (id: string) => of(() => api.DELETE('/v1/users/{id}/factors', at(id))).then((b) => b.sessions_ended)
 export const getPermissions = (id: string) => of(() => api.GET('/v1/users/{id}/permissions', at(id)))
 
 export const listRoles = () => of(() => api.GET('/v1/roles')).then((b) => b.items)
@@ -226,6 +238,33 @@ export const listTokens = () => of(() => api.GET('/v1/me/tokens')).then((b) => b
 /** Its answer is the only one that has the token itself. */
 export const createToken = (body: S['CreateMyTokenRequest']) => of(() => api.POST('/v1/me/tokens', { body }))
 export const revokeToken = (id: string) => done(() => api.DELETE('/v1/me/tokens/{id}', at(id)))
+
+// ---- second factors ----
+
+export type Factors = S['GetFactorsResponse']
+export type Passkey = S['FactorPasskeyView']
+export type Enrolment = S['FactorEnrolmentView']
+export const getFactors = () => of(() => api.GET('/v1/me/factors'))
+/** A secret for an application; it counts once a code of it was confirmed. */
+export const beginTOTP = () => of(() => api.POST('/v1/me/totp'))
+/** Resolves to recovery codes, where it is the first factor. They are shown this once. */
+export const confirmTOTP = (challenge: string, code: string) => of(() => api.POST('/v1/me/totp/confirmation', { body: { challenge, code } })).then((b) => b.recovery_codes)
+export const removeTOTP = () => done(() => api.DELETE('/v1/me/totp'))
+/** Ten new ones; those of before are good no more. */
+export const renewRecoveryCodes = () => of(() => api.POST('/v1/me/recovery-codes')).then((b) => b.recovery_codes)
+/** Has the browser make a passkey and the house keep it. Resolves to recovery codes as confirmTOTP does. */
+export async function addPasskey(name: string): Promise<string[]> {
+  const asked = await of(() => api.POST('/v1/me/passkeys/options'))
+  const credential = await makePasskey(asked.public_key)
+  return of(() => api.POST('/v1/me/passkeys', { body: { challenge: asked.challenge, name, credential } })).then((b) => b.recovery_codes)
+}
+export const removePasskey = (id: string) => done(() => api.DELETE('/v1/me/passkeys/{id}', at(id)))
+/** Proves again that it is oneself: the session may do what is dangerous for some minutes. */
+export const stepUp = (body: S['StepUpRequest']) => done(() => api.POST('/v1/me/step-up', { body }))
+export async function stepUpByPasskey(): Promise<void> {
+  const asked = await of(() => api.POST('/v1/me/step-up/options'))
+  await stepUp({ challenge: asked.challenge, assertion: await usePasskey(asked.public_key) })
+}
 
 /** The operations that the server describes, with the category by which a token's scope names them. */
 export const listOperations = (): Promise<{ id: string; category: string; reads: boolean }[]> =>

@@ -1,7 +1,7 @@
 // Who is signed in, and whether the server answers. Every call goes through ask, so that a session that ended or a server that is
 // away is met in one place, and no page loses what was typed into it.
 import { reactive } from 'vue'
-import { api, Problem } from '@levee/shared'
+import { api, Problem, stepUpOf } from '@levee/shared'
 
 export interface Me {
   id: string
@@ -19,6 +19,8 @@ export const session = reactive({
   known: false,
   /** The session ended while a page was in use: the dialog is open. */
   ended: false,
+  /** A dangerous act asks for a proof that it is still he, by one of these: the dialog is open. */
+  proving: undefined as string[] | undefined,
   /** The server does not answer. */
   away: false,
 })
@@ -74,23 +76,39 @@ function mayLess(): void {
     .finally(() => (asking = false))
 }
 
-let waiting: { promise: Promise<boolean>; settle: (again: boolean) => void } | undefined
+/** A question to the person, asked once however many calls wait for its answer. */
+function question(open: () => void) {
+  let waiting: { promise: Promise<boolean>; settle: (well: boolean) => void } | undefined
+  return {
+    ask(): Promise<boolean> {
+      if (!waiting) {
+        let settle: (well: boolean) => void = () => {}
+        const promise = new Promise<boolean>((resolve) => (settle = resolve))
+        waiting = { promise, settle }
+        open()
+      }
+      return waiting.promise
+    },
+    settle(well: boolean): void {
+      waiting?.settle(well)
+      waiting = undefined
+    },
+  }
+}
 
+const again = question(() => (session.ended = true))
 /** Called when the one who was signed in is back (true), or gave up (false). */
 export function settleAgain(back: boolean): void {
   session.ended = false
-  waiting?.settle(back)
-  waiting = undefined
+  again.settle(back)
 }
 
-function again(): Promise<boolean> {
-  if (!waiting) {
-    let settle: (back: boolean) => void = () => {}
-    const promise = new Promise<boolean>((resolve) => (settle = resolve))
-    waiting = { promise, settle }
-    session.ended = true
-  }
-  return waiting.promise
+let methods: string[] = []
+const proof = question(() => (session.proving = methods))
+/** Called when he has proved that it is he (true), or would not (false). */
+export function settleProof(well: boolean): void {
+  session.proving = undefined
+  proof.settle(well)
 }
 
 let probe: ReturnType<typeof setTimeout> | undefined
@@ -118,9 +136,12 @@ export function isAway(): void {
   probing()
 }
 
-/** Runs a call. When the session has ended the call waits until its owner signed in again, and is made once more. */
+/**
+ * Runs a call. When the session has ended the call waits until its owner signed in again, and is made once more; so it does, once, where a dangerous act asks
+ * for a proof that it is still he. Who gives none gets the refusal, and what he typed stays.
+ */
 export async function ask<T>(call: () => Promise<T>): Promise<T> {
-  for (;;) {
+  for (let proved = false; ; ) {
     try {
       const answer = await call()
       session.away = false
@@ -130,7 +151,14 @@ export async function ask<T>(call: () => Promise<T>): Promise<T> {
       // 502 and 504 come from what stands before the server; 503 with a code comes from the server itself.
       if (e.status === 0 || e.status === 502 || e.status === 504) isAway()
       else session.away = false
-      if (e.status === 401 && session.user && (await again())) continue
+      const by = stepUpOf(e)
+      if (by) {
+        methods = by
+        if (proved || !(await proof.ask())) throw e
+        proved = true
+        continue
+      }
+      if (e.status === 401 && session.user && (await again.ask())) continue
       if (e.status === 403) mayLess()
       throw e
     }

@@ -1,5 +1,5 @@
 // Every call to the house, one function each. Amounts are in minor units, times are RFC 3339 in UTC. A refused call throws a Problem.
-import { api, type components } from '@levee/shared'
+import { api, makePasskey, rememberReturn, usePasskey, type components } from '@levee/shared'
 
 type Schemas = components['schemas']
 
@@ -13,6 +13,9 @@ export type User = Schemas['IdentityUserView']
 export type Session = Schemas['IdentitySessionView']
 export type Provider = Schemas['FederationProviderView']
 export type Link = Schemas['FederationLinkView']
+export type Factors = Schemas['GetFactorsResponse']
+export type Passkey = Schemas['FactorPasskeyView']
+export type Enrolment = Schemas['FactorEnrolmentView']
 export type Ticket = Schemas['SaleTicketView']
 
 export type Sale = Schemas['SaleView']
@@ -217,6 +220,18 @@ export async function signInByPhone(phone: string, code: string, request: string
   return data!.user
 }
 
+/** Goes on with a sign-in that waits for a second factor, by one answer. */
+export async function signInSecond(answer: Omit<Schemas['SignInSecondRequest'], 'cookie'>): Promise<User> {
+  const { data } = await api.POST('/v1/sessions/second-factor', { body: { ...answer, cookie: true } })
+  return data!.user
+}
+
+/** The secret of an application, for a sign-in that waits until one is set up. Its first code goes on with the sign-in. */
+export async function enrolAtSignIn(challenge: string): Promise<Enrolment> {
+  const { data } = await api.POST('/v1/sessions/second-factor/enrolment', { body: { challenge } })
+  return data!
+}
+
 /** Sets a new password with the one-time token of an administrator's link. */
 export async function resetPassword(token: string, password: string): Promise<void> {
   await api.POST('/v1/password-resets', { body: { token, password } })
@@ -241,6 +256,7 @@ export async function providers(): Promise<Provider[]> {
 /** Where to send the browser, to sign in or to link. It comes back to /sign-in/{provider}/callback. */
 export async function beginThrough(provider: string, returnTo: string, link: boolean): Promise<string> {
   const { data } = await api.POST(link ? '/v1/me/link-attempts' : '/v1/sign-in-attempts', { body: { provider, return_to: returnTo } })
+  if (!link) rememberReturn(returnTo)
   return data!.address
 }
 
@@ -285,4 +301,55 @@ export async function endOtherSessions(): Promise<number> {
 
 export async function changePassword(current: string, password: string): Promise<void> {
   await api.PUT('/v1/me/password', { body: { current, password } })
+}
+
+// ---- Second factors ----
+
+export async function factors(): Promise<Factors> {
+  const { data } = await api.GET('/v1/me/factors')
+  return data!
+}
+
+/** A secret for an application; it counts once a code of it was confirmed. */
+export async function beginTOTP(): Promise<Enrolment> {
+  const { data } = await api.POST('/v1/me/totp')
+  return data!
+}
+
+/** Returns recovery codes, where it is the first factor. They are shown this once. */
+export async function confirmTOTP(challenge: string, code: string): Promise<string[]> {
+  const { data } = await api.POST('/v1/me/totp/confirmation', { body: { challenge, code } })
+  return data!.recovery_codes
+}
+
+export async function removeTOTP(): Promise<void> {
+  await api.DELETE('/v1/me/totp')
+}
+
+/** Ten new ones; those of before are good no more. */
+export async function renewRecoveryCodes(): Promise<string[]> {
+  const { data } = await api.POST('/v1/me/recovery-codes')
+  return data!.recovery_codes
+}
+
+/** Has the browser make a passkey and the house keep it. Returns recovery codes as confirmTOTP does. */
+export async function addPasskey(name: string): Promise<string[]> {
+  const asked = (await api.POST('/v1/me/passkeys/options')).data!
+  const credential = await makePasskey(asked.public_key)
+  const { data } = await api.POST('/v1/me/passkeys', { body: { challenge: asked.challenge, name, credential } })
+  return data!.recovery_codes
+}
+
+export async function removePasskey(id: string): Promise<void> {
+  await api.DELETE('/v1/me/passkeys/{id}', { params: { path: { id } } })
+}
+
+/** Proves again that it is oneself: the session may do what is dangerous for some minutes. */
+export async function stepUp(answer: Schemas['StepUpRequest']): Promise<void> {
+  await api.POST('/v1/me/step-up', { body: answer })
+}
+
+export async function stepUpByPasskey(): Promise<void> {
+  const asked = (await api.POST('/v1/me/step-up/options')).data!
+  await stepUp({ challenge: asked.challenge, assertion: await usePasskey(asked.public_key) })
 }

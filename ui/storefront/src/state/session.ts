@@ -51,6 +51,10 @@ export async function signInByPhone(phone: string, code: string, request: string
   entered(await house.signInByPhone(phone, code, request))
 }
 
+export async function signInSecond(answer: Parameters<typeof house.signInSecond>[0]): Promise<void> {
+  entered(await house.signInSecond(answer))
+}
+
 /** Ends a sign-in through a third party, or a linking; returns where it leads. */
 export async function comeBack(answer: house.Answer): Promise<{ returnTo: string; linked?: house.Link }> {
   if (answer.state.startsWith('link')) {
@@ -84,7 +88,8 @@ export async function signOut(): Promise<void> {
 api.use({
   onResponse({ request, response }) {
     if (response.status !== 401 || !user.value) return
-    if (request.method === 'POST' && /^\/v1\/sessions(\/phone)?$/.test(new URL(request.url).pathname)) return
+    if (request.method === 'POST' && /^\/v1\/sessions(\/|$)/.test(new URL(request.url).pathname)) return
+    if (response.headers.get('WWW-Authenticate')?.includes('insufficient_user_authentication')) return // the session is good: a fresh proof is asked for
     become(null)
     lostSession.value = true
   },
