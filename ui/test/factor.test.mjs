@@ -97,6 +97,7 @@ describe('second factors in the shop', () => {
       const app = new Application(await p.hook('totp-secret').innerText())
       assert.match(await p.hook('totp-link').getAttribute('href'), /^otpauth:\/\/totp\//)
       await p.hook('totp-qr').waitFor()
+      await p.page.evaluate(() => scrollTo(0, 0)) // what lies half under the bar at this moment is not too small
       await p.accessible('an application is set up')
       await p.hook('totp-confirm').click()
       await p.page.locator('[data-test="totp-code"][aria-invalid="true"]').waitFor()
@@ -470,16 +471,16 @@ describe('fresh proofs, and factors in the console', () => {
 
   story('a session that ended goes on by both steps', async () => {
     const { items } = await house.admin.get('/v1/users?name=keeper')
-    await go(keeper, '/console/orders', 'page-orders')
+    await go(keeper, '/console/products', 'page-products') // which anybody may read; orders nobody who is not signed in
     await house.admin.delete(`/v1/users/${items[0].id}/sessions`)
-    await keeper.hook('nav-products').click()
+    await keeper.hook('nav-orders').click()
     await within(keeper, 'again', 'field-password').locator('input').fill(password)
     await within(keeper, 'again', 'submit').click()
     await within(keeper, 'again', 'second-step').waitFor()
     await keeper.accessible('the second step over a page')
     await within(keeper, 'again', 'submit').click() // by passkey
     await keeper.hook('again').waitFor({ state: 'hidden' })
-    await keeper.hook('page-products').waitFor()
+    await keeper.hook('page-orders').waitFor()
     keeper.check()
   })
 
