@@ -53,10 +53,6 @@ func (s *Service) Routes(srv *web.Server) {
 // bodyMax holds a passkey's answer with room.
 const bodyMax = 64 << 10
 
-func from(ctx context.Context, agent string) identity.Origin {
-	return identity.Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
-}
-
 // Credential is a browser's PublicKeyCredential as its toJSON gives it.
 type credential = map[string]any
 
@@ -88,7 +84,7 @@ func (s *Service) postSecond(ctx context.Context, in *secondRequest) (*identity.
 		kind = identity.SessionCookie
 	}
 	g, err := s.SignIn(ctx, Answer{Challenge: obs.Secret(in.Body.Challenge), Code: obs.Secret(in.Body.Code), Recovery: obs.Secret(in.Body.Recovery),
-		Assertion: text(in.Body.Assertion)}, kind, from(ctx, in.UserAgent))
+		Assertion: text(in.Body.Assertion)}, kind, identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +292,7 @@ type stepUpView struct {
 
 func (s *Service) postStepUp(ctx context.Context, in *stepUpRequest) (*stepUpView, error) {
 	until, err := s.StepUp(ctx, obs.Secret(in.Body.Password), Answer{Challenge: obs.Secret(in.Body.Challenge), Code: obs.Secret(in.Body.Code),
-		Assertion: text(in.Body.Assertion)}, from(ctx, in.UserAgent))
+		Assertion: text(in.Body.Assertion)}, identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, err
 	}

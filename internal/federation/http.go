@@ -74,13 +74,8 @@ func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/me/links/{provider}", ID: "unlink", Tag: tag, Status: 204, Roles: everybody, InPerson: true, Limit: limit.Write,
 		Errors: []int{404, 409}, Summary: "Take a third party from one's account", Description: "409 with the reason last: it is the last way to sign in."},
 		func(ctx context.Context, in *linkPath) (*struct{}, error) {
-			return nil, s.Unlink(ctx, in.Provider, from(ctx, in.UserAgent))
+			return nil, s.Unlink(ctx, in.Provider, identity.From(ctx, in.UserAgent))
 		})
-}
-
-// from says where a request came from.
-func from(ctx context.Context, agent string) Origin {
-	return Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
 }
 
 type providerView struct {
@@ -150,7 +145,7 @@ type sessionAnswer struct {
 }
 
 func (s *Service) postSession(ctx context.Context, in *finishRequest) (*sessionAnswer, error) {
-	got, err := s.SignIn(ctx, in.answer(ctx), from(ctx, in.UserAgent))
+	got, err := s.SignIn(ctx, in.answer(ctx), identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, problem.InBody(err)
 	}
@@ -181,7 +176,7 @@ type linkedAnswer struct {
 }
 
 func (s *Service) postLink(ctx context.Context, in *finishRequest) (*linkedAnswer, error) {
-	got, err := s.FinishLink(ctx, in.answer(ctx), from(ctx, in.UserAgent))
+	got, err := s.FinishLink(ctx, in.answer(ctx), identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, problem.InBody(err)
 	}

@@ -70,8 +70,8 @@ func givesCredentials(r *http.Request) bool {
 	return path == "/v1/sessions" || strings.HasPrefix(path, "/v1/sessions/") || path == "/v1/tokens/refresh" || path == "/v1/setup" || path == "/v1/password-resets"
 }
 
-// from says where a request came from.
-func from(ctx context.Context, agent string) Origin {
+// From says where a request came from, for this room's operations and those of rooms that call it; agent is its User-Agent.
+func From(ctx context.Context, agent string) Origin {
 	return Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
 }
 
@@ -266,7 +266,7 @@ func (s *Service) Routes(w *web.Server) {
 			if levee.ActorFrom(ctx).May(levee.AccountsCreate) {
 				make = s.Create
 			}
-			u, err := make(ctx, user, from(ctx, in.UserAgent))
+			u, err := make(ctx, user, From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
@@ -280,7 +280,7 @@ func (s *Service) Routes(w *web.Server) {
 				kind = SessionCookie
 			}
 			g, err := s.SignIn(ctx, SignIn{Name: in.Body.Name, Phone: in.Body.Phone, Password: obs.Secret(in.Body.Password), Kind: kind},
-				from(ctx, in.UserAgent))
+				From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
@@ -292,7 +292,7 @@ func (s *Service) Routes(w *web.Server) {
 		Summary: "Replace a refresh token and get a new access token", BodyMax: 16 << 10, Errors: []int{401, 503},
 		Description: "Within the grace time the same token gives the same successor. Later, a token that was replaced ends its session."},
 		func(ctx context.Context, in *refreshRequest) (*GrantAnswer, error) {
-			g, err := s.Refresh(ctx, obs.Secret(in.Body.RefreshToken), from(ctx, in.UserAgent))
+			g, err := s.Refresh(ctx, obs.Secret(in.Body.RefreshToken), From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, err
 			}
@@ -314,7 +314,7 @@ func (s *Service) Routes(w *web.Server) {
 	web.Add(w, web.Route{Method: "DELETE", Path: "/v1/sessions", ID: "endOtherSessions", Tag: "accounts", Status: 200, Limit: limit.Write,
 		Summary: "End all one's sessions but this one", Roles: anyAccount, InPerson: true},
 		func(ctx context.Context, in *agentOnly) (*endedView, error) {
-			n, err := s.EndOtherSessions(ctx, from(ctx, in.UserAgent))
+			n, err := s.EndOtherSessions(ctx, From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, err
 			}
@@ -345,7 +345,7 @@ func (s *Service) Routes(w *web.Server) {
 	web.Add(w, web.Route{Method: "PUT", Path: "/v1/me/password", ID: "changePassword", Tag: "accounts", Status: 200, Limit: limit.Write,
 		Summary: "Change one's password; one's other sessions end", Roles: anyAccount, InPerson: true, BodyMax: 16 << 10, Errors: []int{409, 429, 503}},
 		func(ctx context.Context, in *passwordRequest) (*endedView, error) {
-			n, err := s.ChangePassword(ctx, obs.Secret(in.Body.Current), obs.Secret(in.Body.Password), from(ctx, in.UserAgent))
+			n, err := s.ChangePassword(ctx, obs.Secret(in.Body.Current), obs.Secret(in.Body.Password), From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
@@ -365,7 +365,7 @@ func (s *Service) Routes(w *web.Server) {
 		Summary: "Make the first administrator with the one-time code", BodyMax: 16 << 10, Errors: []int{401, 409, 410}},
 		func(ctx context.Context, in *setupRequest) (*createdUser, error) {
 			u, err := s.Setup(ctx, obs.Secret(in.Body.Code), NewUser{Name: in.Body.Name, Password: obs.Secret(in.Body.Password)},
-				from(ctx, in.UserAgent))
+				From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
@@ -386,7 +386,7 @@ func (s *Service) handleEndSession(ctx context.Context, in *sessionPath) (*signe
 		}
 	}
 	if id != actor.Session {
-		return nil, s.EndSession(ctx, id, from(ctx, in.UserAgent))
+		return nil, s.EndSession(ctx, id, From(ctx, in.UserAgent))
 	}
 	if err := s.SignOut(ctx); err != nil {
 		return nil, err

@@ -83,12 +83,12 @@ func (s *Service) adminRoutes(w *web.Server) {
 	web.Add(w, fresh(admin("POST", "/v1/users/{id}/disable", "disableUser", "Shut an account and end its sessions at once", 200, 404, 409)),
 		func(ctx context.Context, in *disableRequest) (*userAnswer, error) {
 			return s.onUser(in.ID, func(id levee.UserID) (User, error) {
-				return s.Disable(ctx, id, in.Body.Reason, from(ctx, in.UserAgent))
+				return s.Disable(ctx, id, in.Body.Reason, From(ctx, in.UserAgent))
 			})
 		})
 	web.Add(w, admin("POST", "/v1/users/{id}/enable", "enableUser", "Open a disabled account again", 200, 404),
 		func(ctx context.Context, in *enableRequest) (*userAnswer, error) {
-			return s.onUser(in.ID, func(id levee.UserID) (User, error) { return s.Enable(ctx, id, from(ctx, in.UserAgent)) })
+			return s.onUser(in.ID, func(id levee.UserID) (User, error) { return s.Enable(ctx, id, From(ctx, in.UserAgent)) })
 		})
 	web.Add(w, fresh(admin("PUT", "/v1/users/{id}/roles", "setRoles", "Give an account other roles; they act at once", 200, 404, 409)),
 		func(ctx context.Context, in *rolesRequest) (*userAnswer, error) {
@@ -97,7 +97,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 				return nil, problem.InBody(err)
 			}
 			return s.onUser(in.ID, func(id levee.UserID) (User, error) {
-				return s.SetRoles(ctx, id, roles, from(ctx, in.UserAgent))
+				return s.SetRoles(ctx, id, roles, From(ctx, in.UserAgent))
 			})
 		})
 	web.Add(w, fresh(admin("PUT", "/v1/users/{id}/password", "setPassword", "Give an account a new password and end its sessions", 204, 404, 503)),
@@ -106,7 +106,7 @@ func (s *Service) adminRoutes(w *web.Server) {
 			if err != nil {
 				return nil, err
 			}
-			return nil, problem.InBody(s.SetPassword(ctx, levee.UserID(id), obs.Secret(in.Body.Password), from(ctx, in.UserAgent)))
+			return nil, problem.InBody(s.SetPassword(ctx, levee.UserID(id), obs.Secret(in.Body.Password), From(ctx, in.UserAgent)))
 		})
 }
 

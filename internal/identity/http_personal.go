@@ -79,7 +79,7 @@ func (s *Service) personalRoutes(w *web.Server) {
 		Fresh: true, BodyMax: 16 << 10, Errors: []int{409}, Summary: "Make a personal access token for a program",
 		Description: "It may be used for what its scopes cover, as far as your roles allow it when it is used. It is shown once."},
 		func(ctx context.Context, in *personalRequest) (*personalCreated, error) {
-			p, text, err := s.CreatePersonal(ctx, token.Personal{Name: in.Body.Name, Scopes: in.Body.Scopes, ExpiresAt: in.Body.ExpiresAt}, from(ctx, in.UserAgent))
+			p, text, err := s.CreatePersonal(ctx, token.Personal{Name: in.Body.Name, Scopes: in.Body.Scopes, ExpiresAt: in.Body.ExpiresAt}, From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
@@ -95,7 +95,7 @@ func (s *Service) personalRoutes(w *web.Server) {
 			if err != nil {
 				return nil, err
 			}
-			return nil, s.RevokePersonal(ctx, id, from(ctx, in.UserAgent))
+			return nil, s.RevokePersonal(ctx, id, From(ctx, in.UserAgent))
 		})
 }
 
@@ -153,7 +153,7 @@ func (s *Service) sessionAdminRoutes(w *web.Server) {
 				return nil, err
 			}
 			out := &endedView{}
-			out.Body.Ended, err = s.EndSessionsOf(ctx, levee.UserID(user), from(ctx, in.UserAgent))
+			out.Body.Ended, err = s.EndSessionsOf(ctx, levee.UserID(user), From(ctx, in.UserAgent))
 			return out, err
 		})
 	web.Add(w, admin("DELETE", "/v1/users/{id}/sessions/{session}", "endUserSession", "End one session of an account", 204, 404),
@@ -166,7 +166,7 @@ func (s *Service) sessionAdminRoutes(w *web.Server) {
 			if err != nil {
 				return nil, err
 			}
-			return nil, s.EndSessionOf(ctx, levee.UserID(user), session, from(ctx, in.UserAgent))
+			return nil, s.EndSessionOf(ctx, levee.UserID(user), session, From(ctx, in.UserAgent))
 		})
 	reset := admin("POST", "/v1/users/{id}/password-resets", "createPasswordReset", "Make a link with which an account's owner sets a new password", 201, 404, 409)
 	reset.Fresh = true
@@ -176,7 +176,7 @@ func (s *Service) sessionAdminRoutes(w *web.Server) {
 		if err != nil {
 			return nil, err
 		}
-		text, expires, err := s.CreatePasswordReset(ctx, levee.UserID(user), from(ctx, in.UserAgent))
+		text, expires, err := s.CreatePasswordReset(ctx, levee.UserID(user), From(ctx, in.UserAgent))
 		if err != nil {
 			return nil, err
 		}
@@ -190,7 +190,7 @@ func (s *Service) sessionAdminRoutes(w *web.Server) {
 		func(ctx context.Context, in *resetRequest) (*endedView, error) {
 			out := &endedView{}
 			var err error
-			out.Body.Ended, err = s.ResetPassword(ctx, obs.Secret(in.Body.Token), obs.Secret(in.Body.Password), from(ctx, in.UserAgent))
+			out.Body.Ended, err = s.ResetPassword(ctx, obs.Secret(in.Body.Token), obs.Secret(in.Body.Password), From(ctx, in.UserAgent))
 			return out, problem.InBody(err)
 		})
 }

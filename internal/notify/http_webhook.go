@@ -156,10 +156,6 @@ func (s *Service) openDelivery(id string) (levee.DeliveryID, error) {
 	return levee.DeliveryID(n), err
 }
 
-func from(ctx context.Context, agent string) identity.Origin {
-	return identity.Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
-}
-
 func (s *Service) postWebhook(ctx context.Context, in *struct {
 	UserAgent string `header:"User-Agent" hidden:"true"`
 	Body      struct {
@@ -170,7 +166,7 @@ func (s *Service) postWebhook(ctx context.Context, in *struct {
 	}
 }) (*webhookOutput, error) {
 	w, secret, err := s.Create(ctx, NewWebhook{URL: in.Body.URL, Events: in.Body.Events, Description: in.Body.Description, Rehearsals: in.Body.Rehearsals},
-		from(ctx, in.UserAgent))
+		identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +210,7 @@ func (s *Service) patchWebhook(ctx context.Context, in *struct {
 		return nil, err
 	}
 	b, seen := in.Body, in.Seen(false)
-	w, err := s.Change(ctx, id, Change{Seen: func(w Webhook) error { return seen(webhookVersion(w)) }, URL: b.URL, Events: b.Events, Description: b.Description, Rehearsals: b.Rehearsals, Enabled: b.Enabled}, from(ctx, in.UserAgent))
+	w, err := s.Change(ctx, id, Change{Seen: func(w Webhook) error { return seen(webhookVersion(w)) }, URL: b.URL, Events: b.Events, Description: b.Description, Rehearsals: b.Rehearsals, Enabled: b.Enabled}, identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +222,7 @@ func (s *Service) deleteWebhook(ctx context.Context, in *webhookPath) (*struct{}
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.Delete(ctx, id, from(ctx, in.UserAgent))
+	return nil, s.Delete(ctx, id, identity.From(ctx, in.UserAgent))
 }
 
 func (s *Service) postSecret(ctx context.Context, in *webhookPath) (*webhookOutput, error) {
@@ -234,7 +230,7 @@ func (s *Service) postSecret(ctx context.Context, in *webhookPath) (*webhookOutp
 	if err != nil {
 		return nil, err
 	}
-	w, secret, err := s.Rotate(ctx, id, from(ctx, in.UserAgent))
+	w, secret, err := s.Rotate(ctx, id, identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, err
 	}

@@ -63,11 +63,6 @@ type boundView struct {
 	}
 }
 
-// from says where a request came from.
-func from(ctx context.Context, agent string) identity.Origin {
-	return identity.Origin{Address: web.ClientIP(ctx), Agent: agent, RequestID: web.RequestID(ctx)}
-}
-
 // Routes adds the room's operations.
 func (s *Service) Routes(w *web.Server) {
 	const tag = "accounts"
@@ -83,7 +78,7 @@ func (s *Service) Routes(w *web.Server) {
 		Description: "The code has six digits and is good once, for five minutes and five tries, with what this answers and for its purpose alone. It is the " +
 			"same answer whether an account has the number or not. The number's earlier code for the purpose is good no more."},
 		func(ctx context.Context, in *askRequest) (*askedView, error) {
-			a, err := s.Ask(ctx, Purpose(in.Body.Purpose), in.Body.Phone, from(ctx, in.UserAgent))
+			a, err := s.Ask(ctx, Purpose(in.Body.Purpose), in.Body.Phone, identity.From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
@@ -103,7 +98,7 @@ func (s *Service) Routes(w *web.Server) {
 			if in.Body.Cookie {
 				kind = identity.SessionCookie
 			}
-			g, err := s.SignIn(ctx, SignIn{Phone: in.Body.Phone, Code: in.Body.Code, Request: obs.Secret(in.Body.Request), Kind: kind}, from(ctx, in.UserAgent))
+			g, err := s.SignIn(ctx, SignIn{Phone: in.Body.Phone, Code: in.Body.Code, Request: obs.Secret(in.Body.Request), Kind: kind}, identity.From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
@@ -115,7 +110,7 @@ func (s *Service) Routes(w *web.Server) {
 		Roles: levee.RoleCustomer | levee.RoleOperator | levee.RoleAdministrator, Summary: "Put a phone number on one's account, with a code that was sent there",
 		BodyMax: 4 << 10, Errors: []int{409, 429, 503}},
 		func(ctx context.Context, in *bindRequest) (*boundView, error) {
-			number, err := s.Bind(ctx, in.Body.Phone, in.Body.Code, obs.Secret(in.Body.Request), from(ctx, in.UserAgent))
+			number, err := s.Bind(ctx, in.Body.Phone, in.Body.Code, obs.Secret(in.Body.Request), identity.From(ctx, in.UserAgent))
 			if err != nil {
 				return nil, problem.InBody(err)
 			}
