@@ -31,7 +31,7 @@ type Warning struct {
 // Summary puts the terms into numbers. Fields that cannot be told are zero.
 type Summary struct {
 	OnHand  int64         // units of the SKU that are free in the catalog
-	Takings levee.Money   // if every unit is sold
+	Takings levee.Money   // if every unit is sold; of terms whose price is one
 	Lasts   time.Duration // from the start to the end
 	// LastPayment is until when the last buyer may pay.
 	LastPayment time.Time
@@ -71,7 +71,8 @@ func (s *Service) Check(ctx context.Context, t sale.Terms, of *sale.Sale) (*Repo
 		return nil, err
 	}
 	r.Summary.OnHand = sku.OnHand
-	if takings, err := t.Price.Times(max(t.Units, 0)); err == nil {
+	wrongPrice := slices.ContainsFunc(r.Problems, func(p levee.Field) bool { return strings.HasPrefix(p.Field, "body.price") })
+	if takings, err := t.Price.Times(max(t.Units, 0)); err == nil && !wrongPrice {
 		r.Summary.Takings = takings
 	}
 	r.Summary.Lasts, r.Summary.LastPayment = max(t.EndsAt.Sub(t.StartsAt), 0), t.EndsAt.Add(t.PayWithin)

@@ -87,6 +87,10 @@ func TestCheck(t *testing.T) {
 	if r.Problems[1].Given != "nonsense" {
 		t.Fatalf("the SKU that was given is told as %q", r.Problems[1].Given)
 	}
+	// Takings in what is no currency are not told; the answer would be none that the document knows.
+	if r := check(h, terms(sku, map[string]any{"price": map[string]any{"amount": 9500, "currency": "yu"}})); !slices.Equal(r.fields(), []string{"price.currency"}) || r.Summary.Takings.Amount != 0 {
+		t.Fatalf("of a price in yu: %+v", r)
+	}
 	if got := check(h, map[string]any{}).fields(); !slices.Contains(got, "starts_at") || !slices.Contains(got, "sku") {
 		t.Fatalf("of nothing: %v", got)
 	}

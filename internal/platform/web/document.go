@@ -140,7 +140,7 @@ func (a *api) describe(rt *route, op *huma.Operation) {
 	if rt.Roles != 0 {
 		errs[http.StatusUnauthorized], errs[http.StatusForbidden] = true, true
 		op.Security = []map[string][]string{{"bearer": {}}, {"cookie": {}}}
-		op.Extensions = map[string]any{"x-roles": rt.Roles.Names()}
+		op.Extensions = map[string]any{"x-roles": rt.ready.Names()}
 	} else {
 		op.Security = []map[string][]string{{}, {"bearer": {}}, {"cookie": {}}}
 		errs[http.StatusUnauthorized] = true // a token that is no good

@@ -96,6 +96,7 @@ type route struct {
 	Route
 	name     string // of logs and metrics: "POST /v1/orders"
 	permit   permit.Index
+	ready    levee.Roles // who may when nobody changed it; 0: everybody
 	counted  routeMetrics
 	bodyMax  int64
 	timeout  time.Duration
@@ -216,7 +217,8 @@ func (s *Server) newRoute(r Route) *route {
 		rt.timeout = s.cfg.RequestTimeout
 	}
 	rt.counted = s.metrics.route(rt.name)
-	rt.permit = s.parts.Permits.Add(permit.Operation(cmp.Or(r.ID, rt.name), r.Tag, r.Method, r.Path, r.Summary, r.Roles, r.Others))
+	resource := permit.Operation(cmp.Or(r.ID, rt.name), r.Tag, r.Method, r.Path, r.Summary, r.Roles, r.Others)
+	rt.permit, rt.ready = s.parts.Permits.Add(resource), resource.Default
 	if version, ok := versionOf(r.Path); ok {
 		if rt.version = version; !slices.Contains(s.versions, version) {
 			s.versions = append(s.versions, version)
