@@ -65,9 +65,14 @@ func judgeConfig(d *contract.Document, hooks string) string {
 			expected = append(expected, "415")
 		}
 		fmt.Fprintf(&b, "[[operations]]\ninclude-operation-id = %q\nchecks.positive_data_acceptance.expected-statuses = [%s]\n", op.ID, strings.Join(expected, ", "))
-		if guarded(op) || op.ID == "buyInSale" { // a sale that is over says so before it looks at anything else
-			b.WriteString(`checks.negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 409, 410, 412, 415, 422, 428, 429, "5xx"]` + "\n")
+		refusals := []string{"400", "401", "403", "404", "405", "406", "409", "415", "422", "428", "429", `"5xx"`} // as schemathesis has them
+		if guarded(op) || op.ID == "buyInSale" {                                                                   // a sale that is over says so before it looks at anything else
+			refusals = append(refusals, "410", "412")
 		}
+		if op.Responses[413] != nil { // of many long texts, the whole may be refused for its length before one of them is
+			refusals = append(refusals, "413")
+		}
+		fmt.Fprintf(&b, "checks.negative_data_rejection.expected-statuses = [%s]\n", strings.Join(refusals, ", "))
 	}
 	return b.String()
 }
@@ -137,7 +142,9 @@ func TestSchemathesis(t *testing.T) {
 	for _, who := range roles {
 		t.Run(who, func(t *testing.T) {
 			s.t = t
-			s.renew(who)
+			for who := range accounts { // an earlier role's run may have ended anybody's session
+				s.renew(who)
+			}
 			s.furnish()
 			most := max(all/time.Duration(len(roles)), 30*time.Second)
 			args := []string{"--config-file", config, "run", s.house.Base + "/v1/openapi.json", "--checks", "all", "--max-time", strconv.Itoa(int(most.Seconds())),
@@ -164,6 +171,9 @@ func TestSchemathesis(t *testing.T) {
 				return
 			}
 			t.Log(text[strings.LastIndex(text, "Test cases"):])
+			if who != visitor { // else an operation that stands in notAsked too late made the rest of the run one of refusals
+				s.do(who, "GET", "/v1/me", nil, 200)
+			}
 		})
 	}
 }
