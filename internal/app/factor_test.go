@@ -20,6 +20,7 @@ var dangerous = []string{
 	"createUser", "setRoles", "setPassword", "createPasswordReset", "disableUser", "createMyToken", "resetFactors",
 	"beginTOTP", "confirmTOTP", "removeTOTP", "renewRecoveryCodes", "beginPasskey", "addPasskey", "removePasskey",
 	"rollSigningKey", "retireSigningKey", "refundOrder", "refundPayment",
+	"bindPhone", "beginLink", "unlink",
 	"createRole", "changeRole", "removeRole", "setGrants", "grant", "revoke", "importPolicy",
 }
 
@@ -47,7 +48,7 @@ func TestDangerousRoutesAreFresh(t *testing.T) {
 	program.Token = token.Token
 	program.Do("GET", "/v1/users", nil).Want(200)
 	for id, f := range where {
-		path := strings.NewReplacer("{id}", "usr_x", "{kid}", "x", "{role}", "x", "{name}", "x").Replace(f[1])
+		path := strings.NewReplacer("{id}", "usr_x", "{kid}", "x", "{role}", "x", "{name}", "x", "{provider}", "x").Replace(f[1])
 		if a := program.Do(f[0], path, nil); a.Status != 403 || !strings.Contains(string(a.Body), "needs a sign-in") {
 			t.Errorf("%s: %d %s", id, a.Status, a.Body)
 		}

@@ -62,7 +62,7 @@ func (s *Service) Routes(srv *web.Server) {
 		})
 	web.Add(srv, finish("/v1/sessions/federated", "signInFederated", "Sign in with a third party's answer, whose state begins with sign", limit.SignIn), s.postSession)
 	r := begin("/v1/me/link-attempts", "beginLink", "Begin to link a third party to one's account", limit.Write)
-	r.Roles, r.InPerson = everybody, true
+	r.Roles, r.Fresh = everybody, true // and with it the end, which needs what the beginning gave
 	web.Add(srv, r, func(ctx context.Context, in *beginRequest) (*begunAnswer, error) {
 		return s.begun(ctx)(s.BeginLink(ctx, in.Body.Provider, in.Body.ReturnTo))
 	})
@@ -71,7 +71,7 @@ func (s *Service) Routes(srv *web.Server) {
 	web.Add(srv, r, s.postLink)
 	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/me/links", ID: "listLinks", Tag: tag, Roles: everybody, InPerson: true, Limit: limit.Read,
 		Summary: "Third parties that are linked to one's account"}, listing.New[linkView](listing.Spec{Name: "links", Whole: true}), s.getLinks)
-	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/me/links/{provider}", ID: "unlink", Tag: tag, Status: 204, Roles: everybody, InPerson: true, Limit: limit.Write,
+	web.Add(srv, web.Route{Method: "DELETE", Path: "/v1/me/links/{provider}", ID: "unlink", Tag: tag, Status: 204, Roles: everybody, Fresh: true, Limit: limit.Write,
 		Errors: []int{404, 409}, Summary: "Take a third party from one's account", Description: "409 with the reason last: it is the last way to sign in."},
 		func(ctx context.Context, in *linkPath) (*struct{}, error) {
 			return nil, s.Unlink(ctx, in.Provider, identity.From(ctx, in.UserAgent))

@@ -106,7 +106,7 @@ func (s *Service) Routes(w *web.Server) {
 			a.Location = a.Body.Session.Links.Self
 			return a, nil
 		})
-	web.Add(w, web.Route{Method: "PUT", Path: "/v1/me/phone", ID: "bindPhone", Tag: tag, Status: 200, Limit: limit.Write, InPerson: true,
+	web.Add(w, web.Route{Method: "PUT", Path: "/v1/me/phone", ID: "bindPhone", Tag: tag, Status: 200, Limit: limit.Write, Fresh: true,
 		Roles: levee.RoleCustomer | levee.RoleOperator | levee.RoleAdministrator, Summary: "Put a phone number on one's account, with a code that was sent there",
 		BodyMax: 4 << 10, Errors: []int{409, 429, 503}},
 		func(ctx context.Context, in *bindRequest) (*boundView, error) {
