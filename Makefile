@@ -8,7 +8,7 @@ SEEDS ?= 10000
 RUNS ?= 50
 BEFORE ?= HEAD~1
 
-.PHONY: help run run-distributed distributed upgrade build ui test contract browser crowd check lint generate bench bench-distributed bench-peers chaos chaos-nodes compat simulate release clean
+.PHONY: help run run-distributed distributed upgrade build ui test contract browser crowd check lint holes generate bench bench-distributed bench-peers chaos chaos-nodes compat simulate release clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -68,6 +68,11 @@ check: lint ## The quick loop: formatting, vet, the house's walls, the rooms and
 lint: ## Formatting and vet
 	@unformatted="$$(gofmt -l $$(git ls-files '*.go'))"; if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet ./...
+
+# The database that is asked: GOVULNDB=https://…, or file:///… where the network is not reached.
+holes: ## Ask Go's vulnerability database and npm's advisories for known holes in the libraries (needs the network)
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 $(if $(GOVULNDB),-db $(GOVULNDB)) ./...
+	cd ui && npm audit --omit=dev
 
 generate: ## Write the goldens of the house anew
 	go test ./internal/app -run TestGoldens -update

@@ -9,6 +9,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
 
@@ -105,7 +106,8 @@ func (s *Service) upload(r *http.Request) (v pictureView, err error) {
 		return v, err
 	}
 	// One byte over the limit is enough to refuse it.
-	fields := pictureFields{Alt: r.URL.Query().Get("alt")}
+	alt := r.URL.Query().Get("alt")
+	fields := pictureFields{Alt: alt}
 	file, err := web.ReadUpload(r, &fields)
 	if err != nil {
 		return v, err
@@ -115,6 +117,9 @@ func (s *Service) upload(r *http.Request) (v pictureView, err error) {
 		return v, err
 	}
 	c, err := s.AddPicture(r.Context(), id, fields.Alt, data)
+	if fields.Alt != alt { // of the form
+		err = problem.InBody(err)
+	}
 	return s.pictureView(c), err
 }
 

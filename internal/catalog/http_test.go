@@ -169,6 +169,10 @@ func TestHTTPPictures(t *testing.T) {
 	var c pictureView
 	made.into(t, &c)
 	s.ask("operator", "POST", path, "<svg/>", "Content-Type", "image/png").want(t, 415)
+	long := strings.Repeat("a", MaxName+1)
+	s.ask("operator", "POST", p.Links.Self+"/pictures?alt="+long, data, "Content-Type", "image/png").want(t, 422, `"query.alt"`)
+	s.ask("operator", "POST", path, "--x\r\nContent-Disposition: form-data; name=\"alt\"\r\n\r\n"+long+"\r\n--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.png\"\r\n\r\n"+
+		data+"\r\n--x--\r\n", "Content-Type", "multipart/form-data; boundary=x").want(t, 422, `"body.alt"`)
 	s.ask("operator", "POST", path, data+strings.Repeat("x", MaxPicture), "Content-Type", "image/png").want(t, 413)
 	got := s.ask("", "GET", c.Links.Self, "").want(t, 200)
 	if got.body != data || got.Header.Get("Content-Type") != "image/png" || got.Header.Get("X-Content-Type-Options") != "nosniff" ||

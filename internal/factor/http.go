@@ -239,7 +239,7 @@ func (s *Service) postStepUpOptions(ctx context.Context, _ *struct{}) (*optionsA
 type passkeyRequest struct {
 	Body struct {
 		Challenge  string     `json:"challenge" maxLength:"100"`
-		Name       string     `json:"name" doc:"1 to 60 characters, to tell it from others"`
+		Name       string     `json:"name" minLength:"1" maxLength:"60" doc:"To tell it from others"`
 		Credential credential `json:"credential" doc:"What the browser made: PublicKeyCredential.toJSON()"`
 	}
 }

@@ -52,7 +52,7 @@ func (s *Service) Routes(srv *web.Server) {
 				"sends people back to /sign-in/{provider}/callback."}
 	}
 	finish := func(path, id, summary string, l limit.Name) web.Route {
-		return web.Route{Method: "POST", Path: path, ID: id, Tag: tag, Status: 201, Limit: l, Timeout: timeout, BodyMax: 16 << 10, Errors: []int{403, 409, 410, 422, 503},
+		return web.Route{Method: "POST", Path: path, ID: id, Tag: tag, Status: 201, Limit: l, Timeout: timeout, BodyMax: 64 << 10, Errors: []int{403, 409, 410, 422, 503},
 			Summary: summary, Description: "Takes what the provider put into the address to which it sent the browser back. The reason of a refusal: " +
 				"over (this attempt is unknown here, used, too old, or begun elsewhere), denied, code, answer, away, refused, linked, other."}
 	}

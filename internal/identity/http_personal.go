@@ -76,7 +76,7 @@ func (s *Service) personalRoutes(w *web.Server) {
 			return listing.Whole(views), nil
 		})
 	web.Add(w, web.Route{Method: "POST", Path: "/v1/me/tokens", ID: "createMyToken", Tag: "accounts", Status: 201, Limit: limit.Write, Roles: anyAccount,
-		Fresh: true, BodyMax: 16 << 10, Errors: []int{409}, Summary: "Make a personal access token for a program",
+		Fresh: true, BodyMax: 64 << 10, Errors: []int{409}, Summary: "Make a personal access token for a program",
 		Description: "It may be used for what its scopes cover, as far as your roles allow it when it is used. It is shown once."},
 		func(ctx context.Context, in *personalRequest) (*personalCreated, error) {
 			p, text, err := s.CreatePersonal(ctx, token.Personal{Name: in.Body.Name, Scopes: in.Body.Scopes, ExpiresAt: in.Body.ExpiresAt}, From(ctx, in.UserAgent))

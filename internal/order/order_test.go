@@ -252,6 +252,10 @@ func TestBuyRefuses(t *testing.T) {
 			if levee.CodeOf(err) != c.code {
 				t.Errorf("got %v, want code %q", err, c.code)
 			}
+			var e *levee.Error
+			if errors.As(err, &e) && e.Code == levee.CodeInvalid && len(e.Fields) == 0 {
+				t.Errorf("%v names no field", err)
+			}
 		})
 	}
 	if h.stock(a) != 10 {

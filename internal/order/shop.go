@@ -62,8 +62,7 @@ func (s *Service) BuyTx(ctx context.Context, tx *db.Tx, buyer levee.UserID, want
 	}
 	for _, l := range lines {
 		if l.Price.Currency != lines[0].Price.Currency {
-			return Order{}, levee.E(levee.CodeInvalid, "an order has one currency, these are priced in %s and %s",
-				lines[0].Price.Currency, l.Price.Currency)
+			return Order{}, levee.Invalid("body.lines", "SKUs that are priced in one currency", lines[0].Price.Currency+" and "+l.Price.Currency)
 		}
 	}
 	if err := s.fault("buy.after_stock"); err != nil {

@@ -99,6 +99,7 @@ func TestTheLivePage(t *testing.T) {
 	buyers[0].Do("POST", path+"/purchases", nil).WantError(409, levee.CodePaused)
 	h.Operator.Do("POST", path+"/acts", map[string]any{"act": "resume", "reason": "test"}).Want(201)
 	var first struct{ Order, Reservation string }
+	buyers[0].Do("POST", path+"/purchases", map[string]any{"quantity": nil}).WantError(422, levee.CodeInvalid).Contains("body.quantity")
 	buyers[0].Do("POST", path+"/purchases", nil, "Idempotency-Key: mine").Want(201).Into(&first)
 	buyers[0].Do("POST", path+"/purchases", nil, "Idempotency-Key: mine").Want(201)
 	buyers[0].Do("POST", path+"/purchases", nil).WantError(409, levee.CodeLimitReached)

@@ -63,7 +63,7 @@ func bearer(r *http.Request) string {
 }
 
 type wishBody struct {
-	Quantity *int32 `json:"quantity,omitempty" minimum:"1" maximum:"1000" doc:"Units to take; 1 if left out"`
+	Quantity int32 `json:"quantity,omitempty" minimum:"1" maximum:"1000" doc:"Units to take; 1 if left out"`
 }
 
 // purchase takes units for the signed-in buyer.
@@ -80,14 +80,12 @@ func (s *Service) purchase(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.ContentLength != 0 {
-		var body wishBody
+		body := wishBody{Quantity: 1}
 		if err := web.ReadJSON(r, maxWishBody, &body); err != nil {
 			web.WriteError(w, r, err)
 			return
 		}
-		if body.Quantity != nil {
-			wish.Quantity = *body.Quantity
-		}
+		wish.Quantity = body.Quantity
 	}
 	t, err := s.Buy(ctx, l, wish)
 	if err != nil {

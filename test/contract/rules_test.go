@@ -54,7 +54,8 @@ var rules = map[string][]string{
 	"explainId":           {`path\.id`},                  // below 2^63
 	"joinSaleLine":        {`body\.quantity`},            // the sale's limit per buyer
 	"buyInSale":           {`body\.quantity`},
-	"createOrder":         {`body\.lines.*`},       // SKUs that are on sale, each once
+	"createOrder":         {`body\.lines.*`},       // SKUs that are on sale, each once, in one currency
+	"addPasskey":          {`body\.name`},          // of spaces alone it is empty
 	"createProduct":       {`body\.(code|skus.*)`}, // codes once each, one currency
 	"createSKU":           {`body\.(code|price.*)`},
 	"updateProduct":       {`body(\..*)?`}, // something to change

@@ -8,6 +8,7 @@ import (
 	"image"
 	"image/png"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -304,7 +305,9 @@ func (s *scene) learnLink(link string) {
 				break
 			}
 			if strings.HasPrefix(p, "{") && steps[i] != "mine" && steps[i] != "events" {
-				add(s.known, strings.Join(path[:i+1], "/"), steps[i])
+				if v, err := url.PathUnescape(steps[i]); err == nil {
+					add(s.known, strings.Join(path[:i+1], "/"), v)
+				}
 			}
 		}
 	}

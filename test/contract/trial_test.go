@@ -49,7 +49,7 @@ func (c *campaign) allowed(m *maker, op *contract.Operation) request {
 				}
 				continue
 			}
-			for r.path[p.Name] == "" {
+			for r.path[p.Name] == "" || r.path[p.Name] == "/" { // "/" alone is no step of a path, however it is escaped (net/http's router)
 				r.path[p.Name] = fmt.Sprint(m.valid(p.Schema, p.Name, 0))
 			}
 		case "query":
@@ -193,7 +193,7 @@ func (m *maker) patch(s *contract.Schema) any {
 // batch puts requests of other operations into one.
 func (c *campaign) batch(m *maker, actor string) any {
 	parts := []any{}
-	for range 60 {
+	for n := 0; n < 60 || len(parts) == 0; n++ {
 		if len(parts) > 0 && m.one(3) {
 			break
 		}
@@ -356,7 +356,7 @@ func (c *campaign) wrongForm(m *maker, t *trial) bool {
 		inner := schema.Inner("properties", name)
 		kind := pick(m, []string{"enum", "short", "long", "low", "high", "pattern", "format"})
 		v, ok := wrongs[kind](m, inner, nil)
-		if !ok || inner.Validate(typedAs(inner, plain(v))) == nil || name == "file" {
+		if !ok || v == "" || inner.Validate(typedAs(inner, plain(v))) == nil || name == "file" { // an empty field of a form is one that was left out
 			return false
 		}
 		o[name], t.where, t.how = v, "body."+name, kind+" in a form"

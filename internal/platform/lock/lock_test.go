@@ -36,7 +36,7 @@ func TestNamesAndBounds(t *testing.T) {
 		}
 		release(t, s)
 	}
-	for _, name := range []string{"", " ", "a b", "a\n", "a\x00", "a\x7f", "é", "锁", "\xff", "{a}", "a}", strings.Repeat("n", 191), strings.Repeat("n", 1<<20)} {
+	for _, name := range []string{"", " ", "a b", "a\n", "a\x00", "a\x7f", "é", "锁", "\xff", "{a}", "a}", "/", strings.Repeat("n", 191), strings.Repeat("n", 1<<20)} {
 		_, err := l.TryAcquire(t.Context(), name)
 		if levee.CodeOf(err) != levee.CodeInvalid {
 			t.Errorf("%.20q: %v", name, err)

@@ -113,6 +113,9 @@ func checkName(s string) error {
 	if len(s) < 1 || len(s) > nameMax {
 		return levee.Invalid("name", nameForm, fmt.Sprintf("%d bytes", len(s)))
 	}
+	if s == "/" { // no step of a URL's path, however it is escaped
+		return levee.Invalid("name", "more than a slash", s)
+	}
 	for i := range len(s) {
 		if c := s[i]; c <= ' ' || c > '~' || c == '{' || c == '}' {
 			return levee.Invalid("name", nameForm, fmt.Sprintf("byte %#02x at %d", c, i))

@@ -108,7 +108,7 @@ func laidOver(target, patch json.RawMessage) (json.RawMessage, error) {
 
 // read reads the operations strictly: the library takes what lacks a member for a null.
 func read(patch []byte) (ops jsonpatch.Patch, err error) {
-	if err := json.Unmarshal(patch, &ops); err != nil {
+	if err := json.Unmarshal(patch, &ops); err != nil || ops == nil { // null is read as no list
 		return nil, refuse(levee.CodeMalformed, "body", "a list of operations", shown(patch)).Because(err)
 	}
 	if len(ops) > MaxOps {

@@ -156,6 +156,8 @@ func (e Entry) check(kinds map[string]bool) (c entry, err error) {
 	switch {
 	case e.Name == "" || !utf8.ValidString(e.Name) || strings.ContainsFunc(e.Name, unicode.IsControl) || strings.TrimSpace(e.Name) != e.Name:
 		return c, field("name", "a text without control characters and outer blanks", e.Name)
+	case e.Name == "/": // no step of a URL's path, however it is escaped
+		return c, field("name", "more than a slash", e.Name)
 	case e.Kind == "":
 		return c, field("kind", "the name of a kind of job", e.Kind)
 	case len(e.Name)+len(e.Kind) > maxNames:

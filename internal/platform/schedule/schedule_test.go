@@ -299,7 +299,7 @@ func TestBadInput(t *testing.T) {
 		ctx := t.Context()
 		good := Entry{Name: "x", Kind: "note", Trigger: on("every 10s")}
 		for field, bad := range map[string][]func(e *Entry){
-			"schedule.name": {func(e *Entry) { e.Name = "" }, func(e *Entry) { e.Name = "a\nb" }, func(e *Entry) { e.Name = " a" },
+			"schedule.name": {func(e *Entry) { e.Name = "" }, func(e *Entry) { e.Name = "/" }, func(e *Entry) { e.Name = "a\nb" }, func(e *Entry) { e.Name = " a" },
 				func(e *Entry) { e.Name = "\xff" }, func(e *Entry) { e.Name = strings.Repeat("n", 157) }},
 			"schedule.kind":     {func(e *Entry) { e.Kind = "" }, func(e *Entry) { e.Kind = "unknown" }},
 			"schedule.args":     {func(e *Entry) { e.Args = strings.Repeat("a", maxArgs) }, func(e *Entry) { e.Args = func() {} }},

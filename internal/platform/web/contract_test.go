@@ -288,6 +288,7 @@ func TestPatches(t *testing.T) {
 		{"ops, a number for a path", ops, `*`, `[{"op":"remove","path":7}]`, 400, []string{"body[0].path"}},
 		{"ops, the whole", ops, `*`, `[{"op":"replace","path":"","value":[1]}]`, 422, nil},
 		{"ops, no list", ops, `*`, `{"op":"remove","path":"/title"}`, 400, nil},
+		{"ops, null", ops, `*`, `null`, 400, []string{"a list of operations"}},
 		{"ops, a null in the list", ops, `*`, `[null]`, 400, nil},
 		{"ops, as many as may", ops, `*`, `[` + strings.Repeat(`{"op":"test","path":"/title","value":"merged"},`, 99) + `{"op":"test","path":"/title","value":"merged"}]`, 200, nil},
 		{"ops, one too many", ops, `*`, `[` + strings.Repeat(`{"op":"test","path":"/title","value":"merged"},`, 100) + `{"op":"test","path":"/title","value":"merged"}]`, 422, []string{"at most 100"}},
