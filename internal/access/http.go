@@ -7,6 +7,7 @@ import (
 	"levee"
 	"levee/internal/identity"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/problem"
 	"levee/internal/platform/web"
 )
@@ -24,13 +25,14 @@ func (s *Service) Routes(srv *web.Server) {
 		}
 		return r
 	}
-	web.Add(srv, add("GET", "/v1/roles", "listRoles", "The roles that accounts can have", 200), s.getRoles)
+	listing.Add(srv, add("GET", "/v1/roles", "listRoles", "The roles that accounts can have", 200), listing.New[roleView](listing.Spec{Name: "roles", Whole: true}), s.getRoles)
 	web.Add(srv, add("POST", "/v1/roles", "createRole", "Make a role; it may nothing yet", 201, 409, 422), s.postRole)
 	web.Add(srv, add("PATCH", "/v1/roles/{role}", "changeRole", "Give a role another label", 200, 404, 409, 422), s.patchRole)
 	r := add("DELETE", "/v1/roles/{role}", "removeRole", "Remove a role that no account has", 204, 404, 409)
 	r.Description = "409: it is a ready role, or there are accounts that have it."
 	web.Add(srv, r, s.deleteRole)
-	web.Add(srv, add("GET", "/v1/resources", "listResources", "Operations and abilities, and which roles may", 200), s.getResources)
+	listing.Add(srv, add("GET", "/v1/resources", "listResources", "Operations and abilities, and which roles may", 200),
+		listing.New[resourceView](listing.Spec{Name: "resources", Whole: true}), s.getResources)
 	r = add("PUT", "/v1/resources/{name}/roles", "setGrants", "Let exactly these roles use a resource, at once and on all nodes", 200, 403, 404, 409, 422)
 	r.Description = "403: it would give what you may not yourself. 409: the resource is for anybody, or administrators would lose it."
 	web.Add(srv, r, s.putGrants)
@@ -62,22 +64,16 @@ func (s *Service) viewRole(r Role) roleView {
 	return v
 }
 
-type roleList struct {
-	Body struct {
-		Items []roleView `json:"items" nullable:"false"`
-	}
-}
-
-func (s *Service) getRoles(ctx context.Context, _ *struct{}) (*roleList, error) {
+func (s *Service) getRoles(ctx context.Context, _ *struct{}, _ *listing.Query) (*listing.Page[roleView], error) {
 	all, err := s.Roles(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &roleList{}
-	for _, r := range all {
-		out.Body.Items = append(out.Body.Items, s.viewRole(r))
+	views := make([]roleView, len(all))
+	for i, r := range all {
+		views[i] = s.viewRole(r)
 	}
-	return out, nil
+	return listing.Whole(views), nil
 }
 
 type roleRequest struct {
@@ -147,22 +143,16 @@ func (s *Service) viewResource(r Resource) resourceView {
 	return v
 }
 
-type resourceList struct {
-	Body struct {
-		Items []resourceView `json:"items" nullable:"false"`
-	}
-}
-
-func (s *Service) getResources(ctx context.Context, _ *struct{}) (*resourceList, error) {
+func (s *Service) getResources(ctx context.Context, _ *struct{}, _ *listing.Query) (*listing.Page[resourceView], error) {
 	all, err := s.Resources(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &resourceList{}
-	for _, r := range all {
-		out.Body.Items = append(out.Body.Items, s.viewResource(r))
+	views := make([]resourceView, len(all))
+	for i, r := range all {
+		views[i] = s.viewResource(r)
 	}
-	return out, nil
+	return listing.Whole(views), nil
 }
 
 type grantsRequest struct {

@@ -27,9 +27,9 @@ func (s *Service) Routes(srv *web.Server) {
 		Roles:       everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.list, s.getOrders)
 	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}", ID: "getOrder", Others: levee.OrdersOfOthers, Tag: "orders", Summary: "One order",
 		Roles: everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getOrder)
-	web.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/timeline", ID: "getOrderTimeline", Others: levee.OrdersOfOthers, Tag: "orders",
-		Summary: "What happened to an order",
-		Roles:   everybody, Status: 200, Limit: limit.Read, Errors: []int{401, 404}}, s.getTimeline)
+	listing.Add(srv, web.Route{Method: http.MethodGet, Path: "/v1/orders/{id}/timeline", ID: "getOrderTimeline", Others: levee.OrdersOfOthers, Tag: "orders",
+		Summary: "What happened to an order", Roles: everybody, Limit: limit.Read, Errors: []int{401, 404}},
+		listing.New[entryView](listing.Spec{Name: "timeline", Whole: true}), s.getTimeline)
 	web.Add(srv, web.Route{Method: http.MethodPost, Path: "/v1/orders/{id}/cancellation", ID: "cancelOrder", Others: levee.OrdersOfOthers, Tag: "orders",
 		Summary: "Give an unpaid order up",
 		Roles:   everybody, Status: 200, Limit: limit.Write, Idempotent: true, Errors: []int{401, 404, 409, 422}}, s.postCancellation)
@@ -108,12 +108,6 @@ type idInput struct {
 	ID string `path:"id" doc:"The order's id" maxLength:"64"`
 }
 
-type timelineOutput struct {
-	Body struct {
-		Items []entryView `json:"items"`
-	}
-}
-
 func (s *Service) postOrder(ctx context.Context, in *struct{ Body buyRequest }) (*orderOutput, error) {
 	wants := make([]Want, len(in.Body.Lines))
 	for i, l := range in.Body.Lines {
@@ -160,7 +154,7 @@ func (s *Service) getOrder(ctx context.Context, in *idInput) (*orderOutput, erro
 	return s.show(ctx, number)
 }
 
-func (s *Service) getTimeline(ctx context.Context, in *idInput) (*timelineOutput, error) {
+func (s *Service) getTimeline(ctx context.Context, in *idInput, _ *listing.Query) (*listing.Page[entryView], error) {
 	number, err := s.open(in.ID)
 	if err != nil {
 		return nil, err
@@ -169,9 +163,7 @@ func (s *Service) getTimeline(ctx context.Context, in *idInput) (*timelineOutput
 	if err != nil {
 		return nil, err
 	}
-	out := &timelineOutput{}
-	out.Body.Items = s.viewSteps(steps)
-	return out, nil
+	return listing.Whole(s.viewSteps(steps)), nil
 }
 
 func (s *Service) viewSteps(steps []Entry) (list []entryView) {

@@ -10,6 +10,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -17,8 +18,8 @@ import (
 func (s *Service) Routes(srv *web.Server) {
 	const tag = "administration"
 	srv.Handle("GET /.well-known/jwks.json", http.HandlerFunc(s.serveJWKS))
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/signing-keys", ID: "listSigningKeys", Tag: tag, Roles: levee.RoleAdministrator, Limit: limit.Read,
-		Errors: []int{503}, Summary: "The keys that sign access tokens, newest first"}, s.getKeys)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/signing-keys", ID: "listSigningKeys", Tag: tag, Roles: levee.RoleAdministrator, Limit: limit.Read,
+		Errors: []int{503}, Summary: "The keys that sign access tokens, newest first"}, listing.New[keyView](listing.Spec{Name: "signing-keys", Whole: true}), s.getKeys)
 	web.Add(srv, web.Route{Method: "POST", Path: "/v1/signing-keys", ID: "rollSigningKey", Tag: tag, Status: 201, Roles: levee.RoleAdministrator,
 		Limit: limit.Write, Fresh: true, BodyMax: 4 << 10, Errors: []int{409, 503}, Summary: "Make the next key that signs access tokens",
 		Description: "It is published now and signs later, so that services that cache the key set know it by then; the one before stays known until its last token has expired."}, s.postKey)
@@ -71,22 +72,16 @@ func viewKey(k Key) keyView {
 		RetiresAt: when(k.RetiresAt), GoneAt: when(k.GoneAt), WithdrawnAt: when(k.WithdrawnAt)}
 }
 
-type keyList struct {
-	Body struct {
-		Items []keyView `json:"items" nullable:"false"`
-	}
-}
-
-func (s *Service) getKeys(ctx context.Context, _ *struct{}) (*keyList, error) {
+func (s *Service) getKeys(ctx context.Context, _ *struct{}, _ *listing.Query) (*listing.Page[keyView], error) {
 	list, err := s.Keys(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out := &keyList{}
-	for _, k := range list {
-		out.Body.Items = append(out.Body.Items, viewKey(k))
+	views := make([]keyView, len(list))
+	for i, k := range list {
+		views[i] = viewKey(k)
 	}
-	return out, nil
+	return listing.Whole(views), nil
 }
 
 type rollRequest struct {

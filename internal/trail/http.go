@@ -13,6 +13,7 @@ import (
 
 	"levee"
 	"levee/internal/platform/limit"
+	"levee/internal/platform/listing"
 	"levee/internal/platform/web"
 )
 
@@ -20,8 +21,8 @@ const tag = "administration"
 
 // Routes adds the room's operations.
 func (s *Service) Routes(srv *web.Server) {
-	web.Add(srv, web.Route{Method: "GET", Path: "/v1/audit", ID: "listAudit", Tag: tag, Status: 200, Roles: levee.RoleAdministrator, Limit: limit.Read,
-		Summary: "What was done by whom, newest first"}, s.getList)
+	listing.Add(srv, web.Route{Method: "GET", Path: "/v1/audit", ID: "listAudit", Tag: tag, Roles: levee.RoleAdministrator, Limit: limit.Read,
+		Summary: "What was done by whom, newest first"}, entryList(), s.getList)
 	web.Add(srv, web.Route{Method: "GET", Path: "/v1/audit/verification", ID: "verifyAudit", Tag: tag, Status: 200, Roles: levee.RoleAdministrator,
 		Limit: limit.Read, Timeout: 2 * time.Minute, Summary: "Check a stretch of the trail's chain",
 		Description: "Some 20,000 entries at a time: ask again with after=to until done. What is found and what cannot be, docs/audit.md says."}, s.getVerification)
@@ -34,20 +35,17 @@ func (s *Service) Routes(srv *web.Server) {
 			Forms: map[string]string{"format": "^(ndjson|csv)$", "after": "^[0-9]{1,18}$"}})
 }
 
-// Chosen says how entries are Chosen, in a list and in an export.
-type Chosen struct {
-	Actor   string    `query:"actor" doc:"Public id of who did it, or system, or visitor" maxLength:"64" pattern:"^(usr_[0-7][0-9a-hjkmnp-tv-z]{25}|system|visitor)$"`
-	Subject string    `query:"subject" doc:"Public id of what it was done to" maxLength:"64" pattern:"^[a-z]{3}_[0-7][0-9a-hjkmnp-tv-z]{25}$"`
-	Action  string    `query:"action" doc:"How the action begins: user. or user.disabled" maxLength:"190"`
-	Address string    `query:"address" doc:"The network address that it came from, IPv4 or IPv6" maxLength:"64" pattern:"^[0-9A-Fa-f:.]{2,45}(%[0-9A-Za-z._-]+)?$"`
-	From    time.Time `query:"from" doc:"Not before this moment"`
-	Before  time.Time `query:"before" doc:"Before this moment, which is later than from"`
-}
-
-type listRequest struct {
-	Chosen
-	After string `query:"after" doc:"The next of the page before" maxLength:"64" pattern:"^evt_[0-7][0-9a-hjkmnp-tv-z]{25}$"`
-	Limit int    `query:"limit" minimum:"1" maximum:"100" default:"20"`
+func entryList() *listing.List[entryView] {
+	return listing.New[entryView](listing.Spec{Name: "audit", Forward: true,
+		Fields: []listing.Field{
+			{Name: "actor", Only: true, Doc: "Public id of who did it, or system, or visitor"},
+			{Name: "subject", Only: true, Doc: "Public id of what it was done to"},
+			{Name: "action", Only: true, Doc: "How the action begins: user. or user.disabled"},
+			{Name: "address", Only: true, Doc: "The network address that it came from, IPv4 or IPv6"},
+			{Name: "from", Type: listing.Time, Only: true, Doc: "Not before this moment"},
+			{Name: "before", Type: listing.Time, Only: true, Doc: "Before this moment, which is later than from"},
+		},
+		Keys: []listing.Key{{Name: "id"}}})
 }
 
 type entryView struct {
@@ -64,68 +62,64 @@ type entryView struct {
 	RequestID string          `json:"request_id,omitempty"`
 }
 
-type entryList struct {
-	Body struct {
-		Items []entryView `json:"items"`
-		Next  string      `json:"next,omitempty" doc:"Ask with after=this for the next page; absent on the last"`
-	}
-}
-
-func (s *Service) getList(ctx context.Context, in *listRequest) (*entryList, error) {
-	f, err := s.filter(&in.Chosen)
+func (s *Service) getList(ctx context.Context, _ *struct{}, q *listing.Query) (*listing.Page[entryView], error) {
+	f, err := s.filter(q)
 	if err != nil {
 		return nil, err
 	}
-	f.Page.Limit = in.Limit
-	if in.After != "" {
-		if f.Page.After, err = s.Sealer.Open(levee.KindEvent, in.After); err != nil {
-			return nil, levee.Invalid("query.after", "the next of an earlier page", in.After)
-		}
+	f.Page.Limit = q.Limit
+	if key, ok := q.After(); ok {
+		f.Page.After, _ = key.(int64)
 	}
 	list, more, err := s.List(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	out := &entryList{}
-	out.Body.Items = make([]entryView, len(list))
+	views := make([]entryView, len(list))
 	for i := range list {
-		out.Body.Items[i] = s.view(&list[i])
+		views[i] = s.view(&list[i])
 	}
-	if more {
-		out.Body.Next = out.Body.Items[len(list)-1].ID
+	if !more {
+		return listing.Rest(q, views, nil), nil
 	}
-	return out, nil
+	return listing.Rest(q, views, list[len(list)-1].ID), nil
 }
 
-func (s *Service) filter(in *Chosen) (f Filter, err error) {
-	f = Filter{Action: in.Action, From: in.From, Before: in.Before}
-	switch in.Actor {
+func (s *Service) filter(q *listing.Query) (f Filter, err error) {
+	moment := func(name string) (at time.Time) {
+		if q.Value(name) != "" {
+			at = time.UnixMicro(q.Number(name)).UTC()
+		}
+		return at
+	}
+	f = Filter{Action: q.Value("action"), From: moment("from"), Before: moment("before")}
+	switch actor := q.Value("actor"); actor {
 	case "":
 	case "visitor":
 		f.Visitors = true
 	case "system":
 		f.Actor = levee.System.User
 	default:
-		id, err := s.Sealer.Open(levee.KindUser, in.Actor)
+		id, err := s.Sealer.Open(levee.KindUser, actor)
 		if err != nil {
-			return f, levee.Invalid("query.actor", "a user's public id, system or visitor", in.Actor)
+			return f, levee.Invalid("query.actor", "a user's public id, system or visitor", actor)
 		}
 		f.Actor = levee.UserID(id)
 	}
-	if in.Subject != "" {
-		if f.Kind, f.Subject = s.openAny(in.Subject); f.Kind == 0 {
-			return f, levee.Invalid("query.subject", "a public id", in.Subject)
+	if subject := q.Value("subject"); subject != "" {
+		if f.Kind, f.Subject = s.openAny(subject); f.Kind == 0 {
+			return f, levee.Invalid("query.subject", "a public id", subject)
 		}
 	}
-	if in.Address != "" {
-		a, err := netip.ParseAddr(in.Address)
+	if address := q.Value("address"); address != "" {
+		a, err := netip.ParseAddr(address)
 		if err != nil {
-			return f, levee.Invalid("query.address", "an IPv4 or IPv6 address", in.Address)
+			return f, levee.Invalid("query.address", "an IPv4 or IPv6 address", address)
 		}
 		f.Address = a.Unmap().String()
 	}
-	if !in.From.IsZero() && !in.Before.IsZero() && !in.From.Before(in.Before) {
-		return f, levee.Invalid("query.before", "after from", in.Before.Format(time.RFC3339))
+	if !f.From.IsZero() && !f.Before.IsZero() && !f.From.Before(f.Before) {
+		return f, levee.Invalid("query.before", "after from", q.Value("before"))
 	}
 	return f, nil
 }
