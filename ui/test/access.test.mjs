@@ -61,6 +61,33 @@ describe('an account in the shop', () => {
   })
 })
 
+describe('too many tries', () => {
+  let house
+  before(async () => {
+    house = await House.start({ limits: { rates: { sign_in_account: '2/h' } } })
+  })
+  after(() => house?.close())
+
+  story('the third wrong password in an hour is not looked at, and the page says to wait', async () => {
+    await house.customer('forgetful')
+    const p = await Person.open(house)
+    await p.goto('/sign-in')
+    await p.hook('name').fill('forgetful')
+    const tried = async (word) => {
+      await p.hook('password').fill(word)
+      const answer = p.page.waitForResponse((r) => r.url().endsWith('/v1/sessions'))
+      await p.hook('sign-in').click()
+      return (await answer).status()
+    }
+    for (const status of [401, 401, 429]) assert.equal(await tried('not-the-password-8'), status)
+    await p.page.locator('[data-test="form-error"][data-code="too_many_requests"]').waitFor()
+    await p.accessible('too many tries')
+    assert.equal(await tried(password), 429, 'the right one is not looked at either')
+    assert.equal(await p.hook('account-link').count(), 0)
+    await p.close()
+  })
+})
+
 describe('who may what, in the console', () => {
   let house, admin, order
   before(async () => {

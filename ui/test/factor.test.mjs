@@ -2,44 +2,9 @@
 // acts ask for.
 import { after, before, describe } from 'node:test'
 import assert from 'node:assert/strict'
-import { createHmac } from 'node:crypto'
+import { Application, enrol, lines } from './application.mjs'
 import { House, password, sleep, until } from './house.mjs'
 import { Person, desktop, phone, story } from './people.mjs'
-
-/** What an application does with the secret that a page shows (RFC 6238). */
-class Application {
-  last = 0
-
-  constructor(shown) {
-    const base32 = shown.replace(/\s/g, '')
-    assert.match(base32, /^[A-Z2-7]{32}$/)
-    const bits = [...base32].map((c) => 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'.indexOf(c).toString(2).padStart(5, '0')).join('')
-    this.secret = Buffer.from(bits.match(/.{8}/g).map((b) => parseInt(b, 2)))
-  }
-
-  at(step) {
-    const counter = Buffer.alloc(8)
-    counter.writeBigInt64BE(BigInt(step))
-    const sum = createHmac('sha1', this.secret).update(counter).digest()
-    return String((sum.readUInt32BE(sum[19] & 15) & 0x7fffffff) % 1_000_000).padStart(6, '0')
-  }
-
-  static now = () => Math.floor(Date.now() / 30_000)
-
-  /** A code that was not shown before. The house takes the next step's, too, so that two of three need no waiting, and each is good for 30 s at least. */
-  async code() {
-    const step = Math.max(this.last + 1, Application.now())
-    await until('the next code may be shown', () => Application.now() >= step - 1, 40_000)
-    this.last = step
-    return this.at(step)
-  }
-
-  /** A code that is wrong for certain. */
-  wrong() {
-    const near = new Set([-3, -2, -1, 0, 1, 2, 3, 4].map((d) => this.at(Application.now() + d)))
-    for (let n = 0; ; n++) if (!near.has(String(n).padStart(6, '0'))) return String(n).padStart(6, '0')
-  }
-}
 
 /** Gives a page's browser an authenticator that knows its owner. */
 async function authenticator(p) {
@@ -48,10 +13,12 @@ async function authenticator(p) {
   const { authenticatorId: id } = await cdp.send('WebAuthn.addVirtualAuthenticator', {
     options: { protocol: 'ctap2', transport: 'internal', hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true },
   })
-  return { count: async () => (await cdp.send('WebAuthn.getCredentials', { authenticatorId: id })).credentials.length }
+  return {
+    count: async () => (await cdp.send('WebAuthn.getCredentials', { authenticatorId: id })).credentials.length,
+    /** Whether its owner says yes from now on. */
+    agree: (yes) => cdp.send('WebAuthn.setUserVerified', { authenticatorId: id, isUserVerified: yes }),
+  }
 }
-
-const lines = async (locator) => (await locator.innerText()).split(/\s+/).filter(Boolean)
 
 /** The first step of a sign-in, in the shop. */
 async function begin(p, name) {
@@ -64,18 +31,6 @@ async function begin(p, name) {
 async function leave(p) {
   await p.hook('sign-out').click()
   await p.hook('sign-in-link').waitFor()
-}
-
-/** Sets an application up at the account in the shop; resolves to it and the recovery codes. */
-async function enrol(p) {
-  await p.hook('totp-add').click()
-  const app = new Application(await p.hook('totp-secret').innerText())
-  await p.hook('totp-code').fill(await app.code())
-  await p.hook('totp-confirm').click()
-  const codes = await lines(p.hook('codes'))
-  await p.hook('codes-kept').click()
-  await p.page.locator('[data-test="factor-totp"][data-there="true"]').waitFor()
-  return { app, codes }
 }
 
 describe('second factors in the shop', () => {
@@ -180,6 +135,11 @@ describe('second factors in the shop', () => {
     await p.hook('passkey-send').click()
     await p.page.locator('[data-test="passkey-name"][aria-invalid="true"]').waitFor()
     await p.hook('passkey-name').fill('My <phone>')
+    await device.agree(false)
+    await p.hook('passkey-send').click()
+    await p.hook('toast').filter({ hasText: 'No passkey was used' }).waitFor()
+    assert.equal(await p.hook('passkey-name').inputValue(), 'My <phone>', 'what was typed stays')
+    await device.agree(true)
     await p.hook('passkey-send').click()
     assert.equal((await lines(p.hook('codes'))).length, 10)
     assert.equal(await device.count(), 1)
@@ -198,6 +158,11 @@ describe('second factors in the shop', () => {
     await begin(p, 'heron')
     await p.page.locator('[data-test="second-step"][data-way="passkey"]').waitFor()
     await p.accessible('a passkey is asked for')
+    await device.agree(false)
+    await p.hook('second-send').click()
+    await p.page.getByText('No passkey was used').first().waitFor()
+    assert.equal(await p.hook('account-link').count(), 0, 'nobody is signed in')
+    await device.agree(true)
     await p.hook('second-send').click()
     await p.ready('account')
     await p.hook('passkey').waitFor()

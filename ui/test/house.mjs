@@ -126,13 +126,14 @@ process.on('exit', () => {
 })
 
 export class House {
-  /** Passkeys need a host that is a name: localhost is one. */
+  /** Passkeys need a host that is a name: localhost is one. config may hang on where the house will be. */
   static async start(config = {}, host = '127.0.0.1') {
     if (!existsSync(program)) throw new Error(`${program} is not built: make build`)
     const h = new House()
     folders.add((h.dir = await mkdtemp(join(tmpdir(), 'levee-browser-'))))
     h.port = await freePort()
     h.base = `http://${host}:${h.port}`
+    if (typeof config === 'function') config = await config(h.base)
     const clean = Object.entries(process.env).filter(([k]) => !k.startsWith('LEVEE_')) // the caller's own house is not this one
     h.env = { ...Object.fromEntries(clean), ...Object.fromEntries(environ(merged(merged(quick, config), host === '127.0.0.1' ? {} : { http: { public_url: h.base } }))) }
     await h.run()

@@ -208,10 +208,19 @@ export async function sendsCodes(): Promise<boolean> {
   return data!.enabled
 }
 
-/** Has a code sent, to sign in with: good once, for five minutes, together with what this answers. */
-export async function askCode(phone: string): Promise<Asked> {
-  const { data } = await api.POST('/v1/phone-codes', { body: { phone, purpose: 'sign_in' } })
+/** What a code by SMS is for: signing in, or up; or putting the number on one's account. */
+export type CodePurpose = Schemas['AskPhoneCodeRequest']['purpose']
+
+/** Has a code sent: good once, for five minutes, for its purpose, together with what this answers. */
+export async function askCode(phone: string, purpose: CodePurpose): Promise<Asked> {
+  const { data } = await api.POST('/v1/phone-codes', { body: { phone, purpose } })
   return data!
+}
+
+/** Puts a number on one's account, with a code that was sent there; returns it in full. */
+export async function bindPhone(phone: string, code: string, request: string): Promise<string> {
+  const { data } = await api.PUT('/v1/me/phone', { body: { phone, code, request } })
+  return data!.phone
 }
 
 /** Signs in, or up, with a code. */

@@ -51,6 +51,11 @@ export async function signInByPhone(phone: string, code: string, request: string
   entered(await house.signInByPhone(phone, code, request))
 }
 
+export async function bindPhone(phone: string, code: string, request: string): Promise<void> {
+  const number = await house.bindPhone(phone, code, request)
+  if (user.value) user.value = { ...user.value, phone: number }
+}
+
 export async function signInSecond(answer: Parameters<typeof house.signInSecond>[0]): Promise<void> {
   entered(await house.signInSecond(answer))
 }
