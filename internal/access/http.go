@@ -310,8 +310,7 @@ type importView struct {
 }
 
 func (s *Service) postPolicy(ctx context.Context, in *policyRequest) (*importView, error) {
-	p, err := s.ImportPolicy(ctx, in.Body.Policy, in.Body.DryRun,
-		identity.From(ctx, in.UserAgent))
+	p, err := s.ImportPolicy(ctx, in.Body.Policy, in.Body.DryRun, identity.From(ctx, in.UserAgent))
 	if err != nil {
 		return nil, problem.InBody(err)
 	}

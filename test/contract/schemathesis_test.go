@@ -65,8 +65,9 @@ func judgeConfig(d *contract.Document, hooks string) string {
 			expected = append(expected, "415")
 		}
 		fmt.Fprintf(&b, "[[operations]]\ninclude-operation-id = %q\nchecks.positive_data_acceptance.expected-statuses = [%s]\n", op.ID, strings.Join(expected, ", "))
-		refusals := []string{"400", "401", "403", "404", "405", "406", "409", "415", "422", "428", "429", `"5xx"`} // as schemathesis has them
-		if guarded(op) || op.ID == "buyInSale" {                                                                   // a sale that is over says so before it looks at anything else
+		// As schemathesis has them; but a sale that is over says so before it looks at anything else.
+		refusals := []string{"400", "401", "403", "404", "405", "406", "409", "415", "422", "428", "429", `"5xx"`}
+		if guarded(op) || op.ID == "buyInSale" {
 			refusals = append(refusals, "410", "412")
 		}
 		if op.Responses[413] != nil { // of many long texts, the whole may be refused for its length before one of them is
